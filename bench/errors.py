@@ -1,0 +1,21 @@
+"""Errors that a user can act on: one sentence that names the thing, the value and what to do."""
+
+
+class BenchError(Exception):
+    """Bad usage or bad input. The command line prints its sentence and exits with 2, without a traceback."""
+
+
+class InputError(BenchError, ValueError):
+    """An array, a file's content or a parameter has the wrong shape, type or value."""
+
+
+class EvalRowError(BenchError):
+    """A method touched rows that judge it."""
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """`; did you mean 'x'?` where a known word is near, else nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
