@@ -1,0 +1,1 @@
+"""Compiled (numba) inner loops: plain arrays in, plain arrays out."""
