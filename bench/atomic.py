@@ -1,0 +1,84 @@
+"""Write files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from bench.errors import BenchError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` into one sentence.
+
+    Raises:
+        BenchError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
+            advice = "free some space and run the same command again; what was finished is kept"
+        else:
+            advice = "name a folder that can be written with --out"
+        raise BenchError(f"cannot write {path}: {reason}; {advice}") from error
+
+
+def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Call `fill` with a file that becomes `path` when all of it is on disk: written aside, fsynced, renamed.
+
+    Raises:
+        BenchError: it cannot be written (see `writing`). Nothing is left behind, and an older `path` stays.
+    """
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    write(path, lambda file: file.write(text.encode()))
+
+
+def writable_folder(path: Path) -> None:
+    """Make `path` if it is not there, and make sure that files can be written in it.
+
+    Raises:
+        BenchError: it cannot be made or written.
+    """
+    if path.exists() and not path.is_dir():
+        raise BenchError(f"cannot write into {path}: it is a file, not a folder; name another folder with --out")
+    probe = path / f".probe.{os.getpid()}"
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must survive a power cut; not every file system lets a folder be opened and synced.
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

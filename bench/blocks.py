@@ -1,0 +1,100 @@
+"""One block of finished rows on disk: a single file whose existence is its completion and whose checksum is its proof.
+
+A block is an uncompressed `.npz`: one array per output (`margins`, …), each `[rows, …]`, and `header`, JSON bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from bench import atomic, hashing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a block holds and what made it.
+
+    Attributes:
+        key: hash of everything that the rows come from (`bench.store.Identity.key`).
+        start: first row; stop: one past the last.
+        seconds: what training them took.
+        checksum: sha256 of the arrays, by name.
+    """
+
+    key: str
+    start: int
+    stop: int
+    seconds: float
+    checksum: str
+
+
+class BadBlock(Exception):
+    """A block that is torn, foreign or altered; its text says which and why."""
+
+
+def name(start: int, stop: int) -> str:
+    """File name of the block of rows `start … stop − 1`."""
+    return f"rows-{start:09d}-{stop:09d}.npz"
+
+
+def span(path: Path) -> tuple[int, int] | None:
+    """The rows that a file's name promises, None where it is no block's name."""
+    parts = path.stem.split("-")
+    if path.suffix != ".npz" or len(parts) != 3 or parts[0] != "rows" or not all(p.isdigit() for p in parts[1:]):
+        return None
+    return int(parts[1]), int(parts[2])
+
+
+def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """sha256 over the names and contents of some arrays."""
+    return hashing.digest({key: hashing.array(value) for key, value in arrays.items()})
+
+
+def write(folder: Path, key: str, start: int, arrays: Mapping[str, NDArray[Any]], seconds: float) -> Path:
+    """Write the block of rows from `start`; all arrays have one row per model.
+
+    Raises:
+        BenchError: the folder cannot be written or the disk is full; no partial block is left.
+    """
+    stop = start + len(next(iter(arrays.values())))
+    header = Header(key, start, stop, round(seconds, 3), checksum(arrays))
+    path = folder / name(start, stop)
+    encoded = np.frombuffer(msgspec.json.encode(header), np.uint8)
+    atomic.write(path, lambda file: np.savez(file, allow_pickle=False, header=encoded, **arrays))
+    return path
+
+
+def read(path: Path, key: str) -> tuple[Header, dict[str, NDArray[Any]]]:
+    """Read and check a block.
+
+    Raises:
+        BadBlock: it is torn, was made for another ground truth (`key`), or its content is not what its checksum says.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {k: archive[k] for k in archive.files}
+        header = msgspec.json.decode(arrays.pop("header").tobytes(), type=Header)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, msgspec.DecodeError) as error:
+        raise BadBlock(f"{path.name} is torn ({type(error).__name__})") from error
+    if header.key != key:
+        raise BadBlock(f"{path.name} was made by other data, model, recipe or code")
+    if (header.start, header.stop) != span(path) or any(len(a) != header.stop - header.start for a in arrays.values()):
+        raise BadBlock(f"{path.name} does not hold the rows that its name says")
+    if checksum(arrays) != header.checksum:
+        raise BadBlock(f"{path.name} has another content than its checksum says")
+    return header, arrays
+
+
+def fingerprint(headers: list[Header]) -> str:
+    """Hash of which blocks a set of files was gathered from."""
+    text = ",".join(f"{h.start}-{h.stop}-{h.checksum}" for h in headers)
+    return hashlib.sha256(text.encode()).hexdigest()

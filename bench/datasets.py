@@ -1,0 +1,152 @@
+"""Datasets. Each file in datasets/ is one, importable as bench.datasets.<file>; the front door to them is here.
+
+A dataset is a class with a `models` table and one call:
+
+    class Digits(Dataset):
+        models = {"mlp": Recipe(Architecture("mlp", (64,)), epochs=15, batch_size=64, lr=0.1)}
+
+        def load(self, files: Files) -> Data: ...
+
+Its constructor arguments are its parameters (`mnist/mlp:n_train=2000`). A **setting** is `dataset/model`.
+"""
+
+from __future__ import annotations
+
+import ast
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench import _plugins
+from bench.errors import BenchError, nearest
+from bench.recipes import Architecture, Recipe
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bench.files import Files
+
+__all__ = ["Architecture", "Data", "Dataset", "Recipe", "Setting", "names", "setting", "settings"]
+
+__path__ = _plugins.search_path("datasets")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Examples in memory, in the order that scores and masks refer to.
+
+    Attributes:
+        train_x: float32 `[n_train, …]`, train_y: int64 `[n_train]` in `0 … n_classes − 1`.
+        test_x: float32 `[n_targets, …]`, test_y: int64 `[n_targets]`: the targets.
+        n_classes: number of classes.
+        origin: what it was read from: file names and their checksums, or the package that bundles it.
+    """
+
+    train_x: NDArray[np.float32]
+    train_y: NDArray[np.int64]
+    test_x: NDArray[np.float32]
+    test_y: NDArray[np.int64]
+    n_classes: int
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def n_train(self) -> int:
+        """Training examples."""
+        return len(self.train_y)
+
+    @property
+    def n_targets(self) -> int:
+        """Targets: the test examples whose margins are predicted."""
+        return len(self.test_y)
+
+
+class Dataset(ABC):
+    """Where examples come from, and which models learn them, by which recipe."""
+
+    models: ClassVar[Mapping[str, Recipe]]
+
+    @abstractmethod
+    def load(self, files: Files) -> Data:
+        """Read the examples; `files` finds (or downloads) and checks what is not bundled.
+
+        Raises:
+            BenchError: a file is missing, damaged, or not the published one.
+        """
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A dataset with its parameters, and one of its models with the recipe."""
+
+    dataset_name: str
+    model: str
+    dataset: Dataset
+    parameters: Mapping[str, Any]
+    recipe: Recipe
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`dataset/model`, with the parameters that differ from their defaults: `mnist/mlp:n_train=2000`."""
+        extra = ",".join(f"{k}={v}" for k, v in sorted(self.changed.items()))
+        return f"{self.dataset_name}/{self.model}" + (f":{extra}" if extra else "")
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder name."""
+        return self.name.replace("/", "-").replace(":", "-").replace(",", "-").replace("=", "")
+
+
+def names() -> dict[str, str]:
+    """Every dataset with its one-line summary."""
+    return {name: found.summary for name, found in _plugins.names("datasets").items()}
+
+
+def settings() -> dict[str, str]:
+    """Every setting with its dataset's summary, read from the files' text: nothing is imported."""
+    listed: dict[str, str] = {}
+    for name, found in _plugins.names("datasets").items():
+        models = _model_names(found.tree) if found.tree else ["…"]
+        listed.update({f"{name}/{model}": found.summary for model in models})
+    return listed
+
+
+def _model_names(tree: ast.Module) -> list[str]:
+    for node in ast.walk(tree):
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if isinstance(target, ast.Name) and target.id == "models" and isinstance(node, ast.Assign | ast.AnnAssign):
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
+            return [k.value for k in keys if isinstance(k, ast.Constant) and isinstance(k.value, str)]
+    return []
+
+
+def setting(spec: str) -> Setting:
+    """Read `dataset/model[:key=value,…]`; the dataset is a known name or the path of a Python file.
+
+    Raises:
+        BenchError: unknown dataset, model or parameter (with the nearest name and what there is).
+    """
+    where, arguments = _plugins.split_spec(spec)
+    name, slash, model = where.rpartition("/")
+    known = list(settings())
+    if not slash or not name:
+        hint = nearest(where, known)
+        raise BenchError(f"there is no setting {where!r}{hint}: a setting is dataset/model (there are: {_list(known)})")
+    if not name.endswith(".py") and name not in _plugins.names("datasets"):
+        hint = nearest(where, known)
+        raise BenchError(f"there is no setting {where!r}{hint} (there are: {_list(known)})")
+    cls = _plugins.load("datasets", name, Dataset)  # type: ignore[type-abstract]
+    if model not in cls.models:
+        hint = nearest(model, list(cls.models))
+        raise BenchError(f"{name} has no model {model!r}{hint} (there are: {', '.join(cls.models)})")
+    dataset, full = _plugins.construct(cls, f"the dataset {name}", arguments)
+    _, defaults = (dataset, full) if not arguments else _plugins.construct(cls, name, {})
+    changed = {k: v for k, v in full.items() if v != defaults[k]}
+    short = name.removesuffix(".py").rpartition("/")[2]
+    return Setting(short, model, dataset, full, cls.models[model], changed)
+
+
+def _list(known: list[str]) -> str:
+    return ", ".join(known)

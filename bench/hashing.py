@@ -1,0 +1,81 @@
+"""Content hashes: what makes a finished block or score still the right one."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from bench.recipes import Recipe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.datasets import Data
+
+_HERE = Path(__file__).resolve().parent
+_TRAINING = ("models.py", "outputs.py", "subsets.py", "train.py")
+
+
+def digest(value: Any) -> str:
+    """sha256 of a value of plain types, in canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+
+
+def array(value: NDArray[Any]) -> str:
+    """sha256 of an array: dtype, shape and content in C order."""
+    contiguous = np.ascontiguousarray(value)
+    running = hashlib.sha256(f"{contiguous.dtype.str}{contiguous.shape}".encode())
+    running.update(memoryview(contiguous.reshape(-1).view(np.uint8)))
+    return running.hexdigest()
+
+
+def file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def data(value: Data) -> str:
+    """Hash of the examples themselves, in order; where they came from does not count."""
+    parts = [array(x) for x in (value.train_x, value.train_y, value.test_x, value.test_y)]
+    return digest([*parts, value.n_classes])
+
+
+def recipe(value: Recipe) -> str:
+    """Hash of the architecture and of how it is trained; the evidence text does not count."""
+    fields = asdict(value)
+    del fields["evidence"]
+    return digest(fields)
+
+
+def training_code() -> str:
+    """Hash of the code that turns a seed into margins. Comments, docstrings and layout do not count."""
+    return digest([_stripped((_HERE / name).read_text("utf-8")) for name in _TRAINING])
+
+
+def sources(paths: Iterable[Path]) -> str:
+    """Hash of some source files, byte for byte, by name."""
+    return digest(sorted((path.name, file(path)) for path in paths))
+
+
+def harness_code() -> str:
+    """Hash of every source file of the harness, byte for byte: what a finished score depends on."""
+    return sources(p for p in _HERE.rglob("*.py") if not {"methods", "datasets"} & set(p.relative_to(_HERE).parts))
+
+
+def _stripped(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            value = body[0].value
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                body[0] = ast.Pass()
+    return ast.unparse(tree)

@@ -1,0 +1,306 @@
+"""LASSO paths for many targets that share one design: active-set covariance coordinate descent.
+
+The problem of one target, in moments of centred rows (`G` = XᵀX/m, `c` = Xᵀy/m, `yy` = yᵀy/m), is
+
+    P(w) = ½·(yy − 2·wᵀc + wᵀGw) + λ‖w‖₁
+
+A path goes down a list of λs with warm starts. At each λ the sequential strong rule (Tibshirani et al. 2012, "Strong rules
+for discarding predictors in lasso-type problems") proposes a working set, whose part of `G` is gathered into a small dense
+matrix; cyclic coordinate descent with covariance updates (Friedman, Hastie & Tibshirani 2010, "Regularization paths for
+generalized linear models via coordinate descent") runs inside it; then the gradient of *all* coordinates is refreshed, the
+duality gap is taken over all of them, and coordinates that the rule left out wrongly join. The working set has no cap.
+
+The kernels hold no thread pool: they release the GIL, and the caller gives each of its threads a block of targets. A target's
+arithmetic never depends on its block, so neither do results. This also keeps compilation short and cacheable.
+"""
+
+from numba import njit
+from numba.core import types
+from numba.core.typing import signature
+from numba.extending import intrinsic
+
+import numpy as np
+
+# Sums may be reordered (vectorised); NaN and infinity keep their meaning.
+_MATH = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@intrinsic  # type: ignore[misc]
+def _popcount(_typing, _word):  # type: ignore[no-untyped-def]
+    """Number of set bits of a uint64, as one machine instruction."""
+
+    def generate(context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.ctpop(arguments[0])
+
+    return signature(types.uint64, types.uint64), generate
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def add_counts(words: np.ndarray, first: int, last: int, count: np.ndarray) -> None:
+    """Add the co-occurrence counts of columns `first:last` with columns `first:` to both triangles of `count`.
+
+    Args:
+        words: uint64 `[n, W]`, each column's rows packed into bits.
+        first: first column, inclusive.
+        last: last column, exclusive.
+        count: int32 `[n, n]`, updated at `[first:last, first:]` and its mirror image.
+    """
+    n, width = words.shape
+    block = 64
+    for left in range(first, n, block):
+        right = min(left + block, n)
+        for i in range(first, last, 2):
+            i2 = min(i + 1, last - 1)
+            for j in range(max(left, i), right, 2):
+                j2 = min(j + 1, right - 1)
+                # Four counts per pass: each loaded word is used twice.
+                s00 = np.uint64(0)
+                s01 = np.uint64(0)
+                s10 = np.uint64(0)
+                s11 = np.uint64(0)
+                for k in range(width):
+                    a = words[i, k]
+                    b = words[i2, k]
+                    c = words[j, k]
+                    d = words[j2, k]
+                    s00 += _popcount(a & c)
+                    s01 += _popcount(a & d)
+                    s10 += _popcount(b & c)
+                    s11 += _popcount(b & d)
+                _put(count, i, j, s00)
+                if j2 != j:
+                    _put(count, i, j2, s01)
+                if i2 != i and i2 <= j:
+                    _put(count, i2, j, s10)
+                if i2 != i and j2 != j:
+                    _put(count, i2, j2, s11)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _put(count: np.ndarray, i: int, j: int, value: int) -> None:
+    count[i, j] += np.int32(value)
+    if i != j:
+        count[j, i] += np.int32(value)
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
+def _refresh(
+    G: np.ndarray, start: np.ndarray, active: np.ndarray, weight: np.ndarray, size: int, c: np.ndarray
+) -> None:
+    """Gradient of all coordinates from scratch: `c = start − G[:, active] @ weight`."""
+    c[:] = start
+    for p in range(size):
+        value = weight[p]
+        if value != 0:
+            row = G[active[p]]
+            for i in range(c.size):
+                c[i] -= row[i] * value
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
+def _sweep(S: np.ndarray, lam: float, size: int, weight: np.ndarray, c: np.ndarray) -> None:
+    """One cycle of exact coordinate minimisations inside the working set, `c` kept up to date."""
+    for p in range(size):
+        curvature = S[p, p]
+        if curvature <= 0:  # a constant column: its weight stays zero
+            continue
+        z = c[p] + curvature * weight[p]
+        if z > lam:
+            new = (z - lam) / curvature
+        elif z < -lam:
+            new = (z + lam) / curvature
+        else:
+            new = z * 0
+        step = new - weight[p]
+        if step != 0:
+            weight[p] = new
+            row = S[p]
+            for q in range(size):
+                c[q] -= row[q] * step
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
+def _gap(yy: float, lam: float, start: np.ndarray, active: np.ndarray, weight: np.ndarray, size: int, c: np.ndarray, largest: float) -> float:  # fmt: skip
+    """Duality gap; `c` is the gradient at the working set, `largest` the greatest |gradient| of the coordinates considered.
+
+    The dual point is the residual scaled into the feasible set: r·s/(m·λ) with s = min(1, λ/largest).
+    """
+    wc = 0.0
+    wgw = 0.0
+    l1 = 0.0
+    for p in range(size):
+        w = np.float64(weight[p])
+        first = np.float64(start[active[p]])
+        wc += w * first
+        wgw += w * (first - np.float64(c[p]))
+        l1 += abs(w)
+    rr = yy - 2 * wc + wgw
+    scale = 1.0
+    if largest > lam:
+        scale = lam / largest
+    return 0.5 * rr + lam * l1 - scale * (yy - wc) + 0.5 * scale * scale * rr
+
+
+@njit(cache=True, nogil=True)
+def _gather(G: np.ndarray, S: np.ndarray, active: np.ndarray, old: int, size: int) -> np.ndarray:
+    """Extend the working set's Gram `S` from `old` to `size` coordinates; a larger array where it no longer fits."""
+    if size > S.shape[0]:
+        # The odd stride keeps columns off one cache set; doubling keeps the number of copies small.
+        room = min(2 * size, G.shape[0]) + 17
+        grown = np.empty((room, room), S.dtype)
+        grown[:old, :old] = S[:old, :old]
+        S = grown
+    for p in range(old, size):
+        row = G[active[p]]
+        for q in range(p + 1):
+            value = row[active[q]]
+            S[p, q] = value
+            S[q, p] = value
+    return S
+
+
+@njit(cache=True, nogil=True)
+def _prune(S: np.ndarray, active: np.ndarray, inside: np.ndarray, weight: np.ndarray, size: int, c: np.ndarray, threshold: float) -> int:  # fmt: skip
+    """Drop zero coordinates below the strong rule's threshold, compacting `S` in place. Returns the new size."""
+    keep = np.empty(size, np.int64)
+    kept = 0
+    for p in range(size):
+        if weight[p] != 0 or abs(c[active[p]]) >= threshold:
+            keep[kept] = p
+            kept += 1
+        else:
+            inside[active[p]] = False
+    if kept == size:
+        return size
+    for p in range(kept):
+        source = keep[p]
+        for q in range(kept):  # targets never lie behind sources, so nothing unread is overwritten
+            S[p, q] = S[source, keep[q]]
+    for p in range(kept):
+        active[p] = active[keep[p]]
+        weight[p] = weight[keep[p]]
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _admit(
+    active: np.ndarray, inside: np.ndarray, weight: np.ndarray, size: int, c: np.ndarray, threshold: float
+) -> int:
+    """Add every coordinate outside the working set with |gradient| > threshold. Returns the new size."""
+    for i in range(c.size):
+        if not inside[i] and abs(c[i]) > threshold:
+            inside[i] = True
+            active[size] = i
+            weight[size] = 0
+            size += 1
+    return size
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
+def _held_out(Gv: np.ndarray, cv: np.ndarray, yv: float, active: np.ndarray, weight: np.ndarray, size: int) -> float:
+    """Mean squared error on held-out rows from their moments about the fitted rows' means."""
+    loss = np.float64(yv)
+    for p in range(size):
+        if weight[p] != 0:
+            row = Gv[active[p]]
+            inner = weight[p] * 0
+            for q in range(p):
+                inner += row[active[q]] * weight[q]
+            loss += weight[p] * (2 * np.float64(inner) + row[active[p]] * weight[p] - 2 * np.float64(cv[active[p]]))
+    return loss
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
+def lasso_paths(G, C, yy, lams, before, tol, max_sweeps, Gv, Cv, yv, patience, W, loss, best, sweeps):  # type: ignore[no-untyped-def]
+    """Solve the paths of a block of targets, choosing λ by held-out loss where held-out moments are given.
+
+    Args:
+        G: `[n, n]` centred Gram of the fitted rows, /m (float32 or float64: the precision of the solver).
+        C: `[T, n]` centred cross products, /m, one row per target.
+        yy: float64 `[T]` centred squared margins, /m.
+        lams: float64 `[T, K]`, decreasing.
+        before: float64 `[T]`, the λ whose solution the start is (the greatest |C| for a start at zero).
+        tol: stop a λ once its duality gap is ≤ tol·½yy.
+        max_sweeps: give up on a λ after this many sweeps.
+        Gv: as `G` for held-out rows about the *fitted* rows' means; `[0, 0]` for none: the last λ is then kept.
+        Cv: as `C` for held-out rows.
+        yv: as `yy` for held-out rows.
+        patience: stop a path after this many λs without a smaller held-out loss.
+        W: `[T, n]` in: the start; out: the solution at the chosen λ.
+        loss: float64 `[T, K]` out: held-out loss, infinite where the path stopped before.
+        best: int64 `[T]` out: index of the chosen λ.
+        sweeps: int64 `[T]` out: coordinate descent cycles spent.
+    """
+    n = G.shape[0]
+    room = min(n, 256) + 17
+    S = np.empty((room, room), G.dtype)
+    active = np.empty(n, np.int64)
+    inside = np.empty(n, np.bool_)
+    weight = np.empty(n, G.dtype)
+    local = np.empty(n, G.dtype)
+    c = np.empty(n, G.dtype)
+    cast = np.empty(1, G.dtype)
+    choose = Gv.shape[0] > 0
+    for t in range(C.shape[0]):
+        start = C[t]
+        inside[:] = False
+        size = 0
+        for i in range(n):
+            if W[t, i] != 0:
+                active[size] = i
+                weight[size] = W[t, i]
+                inside[i] = True
+                size += 1
+        _refresh(G, start, active, weight, size, c)
+        S = _gather(G, S, active, 0, size)
+        previous = before[t]
+        waited = 0
+        for k in range(lams.shape[1]):
+            lam = lams[t, k]
+            threshold = max(2 * lam - previous, 0.0)
+            size = _prune(S, active, inside, weight, size, c, threshold)
+            gathered = size
+            size = _admit(active, inside, weight, size, c, threshold)
+            cast[0] = lam
+            goal = 0.5 * tol * yy[t]
+            inner = 0.5 * goal
+            used = 0
+            while used < max_sweeps:
+                S = _gather(G, S, active, gathered, size)
+                gathered = size
+                for p in range(size):
+                    local[p] = c[active[p]]
+                while used < max_sweeps:
+                    _sweep(S, cast[0], size, weight, local)
+                    used += 1
+                    largest = 0.0
+                    for p in range(size):
+                        largest = max(largest, abs(np.float64(local[p])))
+                    if _gap(yy[t], lam, start, active, weight, size, local, largest) <= inner:
+                        break
+                _refresh(G, start, active, weight, size, c)
+                largest = 0.0
+                for i in range(n):
+                    largest = max(largest, abs(np.float64(c[i])))
+                for p in range(size):
+                    local[p] = c[active[p]]
+                if _gap(yy[t], lam, start, active, weight, size, local, largest) <= goal:
+                    break
+                size = _admit(active, inside, weight, size, c, lam)
+                if size == gathered:  # none was missing: the solution inside was too rough
+                    inner *= 0.3
+            sweeps[t] += used
+            previous = lam
+            if choose:
+                loss[t, k] = _held_out(Gv, Cv[t], yv[t], active, weight, size)
+                waited += 1
+                if loss[t, k] < loss[t, best[t]] or k == 0:
+                    best[t] = k
+                    waited = 0
+            if not choose or waited == 0:
+                W[t] = 0
+                for p in range(size):
+                    W[t, active[p]] = weight[p]
+                best[t] = k
+            if waited >= patience:
+                break

@@ -1,0 +1,244 @@
+"""Make a ground truth: plan its rows, train the blocks that are missing, gather them."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bench import atomic, blocks, hashing, store, subsets
+from bench.errors import BenchError
+from bench.store import Identity, Meta, PlanMeta
+from bench.subsets import GROUPS, Plan
+
+if TYPE_CHECKING:
+    from bench.datasets import Data, Setting
+    from bench.progress import Progress
+
+BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU; it also bounds what a kill can lose
+
+
+@dataclass(frozen=True)
+class Request:
+    """A ground truth to make.
+
+    Attributes:
+        setting: what to train on what; data: its examples.
+        plan: the rows; alpha: kept fraction; seed: root seed; output: the model output.
+        device: `auto`, `cpu` or `cuda`.
+        block_rows: rows per block.
+        shard: `(i, n)`: train only every n-th block, starting at the i-th.
+    """
+
+    setting: Setting
+    data: Data
+    plan: Plan
+    alpha: float = 0.5
+    seed: int = 0
+    output: str = "logsumexp"
+    device: str = "auto"
+    block_rows: int = BLOCK_ROWS
+    shard: tuple[int, int] = (0, 1)
+
+
+def identity(request: Request) -> Identity:
+    """What the rows of `request` come from; its key is the ground truth's."""
+    subsets.subset_size(request.data.n_train, request.alpha)
+    return Identity(
+        setting=request.setting.name,
+        alpha=request.alpha,
+        seed=request.seed,
+        output=request.output,
+        plan=PlanMeta(request.plan.repeats, request.plan.eval_subsets, request.plan.tune_rows),
+        device=device_kind(request.device),
+        data=hashing.data(request.data),
+        recipe=hashing.recipe(request.setting.recipe),
+        code=hashing.training_code(),
+    )
+
+
+def device_kind(name: str) -> str:
+    """`cpu` or `cuda`, without importing torch where the name says it all."""
+    if name == "cpu":
+        return name
+    from bench.train import pick_device
+
+    return pick_device(name).type
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("ldsbench", "numpy", "scipy", "torch", "numba", "scikit-learn", "traker"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def hardware(device: str) -> dict[str, str]:
+    """What it ran on, in words."""
+    from bench.train import cpu_threads
+
+    facts = {"machine": platform.machine(), "processor": _processor(), "cores": str(cpu_threads())}
+    if device == "cuda":
+        import torch
+
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
+    """Train what is missing of a ground truth and gather it; what is there and right is kept.
+
+    A store made for another setting, alpha, seed, output or plan is refused. One whose data, recipe, code or kind
+    of device has changed since is set aside under another name, and said so.
+
+    Returns:
+        The store's meta, or None where other shards still have rows to train.
+
+    Raises:
+        BenchError: the store is another's, or the folder cannot be written.
+    """
+    who = identity(request)
+    _claim(folder, who, progress)
+    atomic.writable_folder(folder / "blocks")
+    atomic.write_text(folder / "identity.json", msgspec.json.format(msgspec.json.encode(who)).decode() + "\n")
+    found = store.find_blocks(folder, who.key)
+    for bad in found.bad:
+        progress.say(f"{folder.name}: {bad}; it is trained anew")
+    n_rows = request.plan.n_rows
+    todo = list(_blocks_to_train(request, found.good))
+    if todo:
+        _train(request, who.key, folder, todo, n_rows - sum(b - a for a, b in todo), progress)
+        found = store.find_blocks(folder, who.key)
+    if any(True for _ in store.missing_rows(found.good, n_rows)):
+        return None
+    used = [header for header in found.good if header.start < n_rows]
+    meta = store.read_meta(folder) if (folder / "_completed.npy").is_file() else None
+    if meta is not None and meta.key == who.key and meta.blocks == used and len(meta.subset_of_row) == n_rows:
+        sound = all((folder / f).is_file() and hashing.file(folder / f) == c for f, c in meta.checksums.items())
+        if sound:
+            return meta
+        progress.say(f"{folder.name}: the arrays do not match their checksums; they are gathered anew")
+    return store.gather(folder, _meta(request, who, used))
+
+
+def _claim(folder: Path, who: Identity, progress: Progress) -> None:
+    path = folder / "identity.json"
+    if not path.is_file():
+        if (folder / "masks.npy").exists() or (folder / "margins.npy").exists():
+            raise BenchError(f"{folder} holds a ground truth that was not made here: name another folder with --out")
+        return
+    try:
+        old = msgspec.json.decode(path.read_bytes(), type=Identity)
+    except msgspec.DecodeError as error:
+        raise BenchError(f"{path} cannot be read ({error}): move the folder away or name another with --out") from error
+    clash = who.clash(old)
+    if clash is not None:
+        raise BenchError(f"{folder} was made with {clash}: name another folder with --out")
+    changed = who.changed(old)
+    if changed:
+        aside = folder.with_name(f"{folder.name}.{old.key[:8]}")
+        number = 1
+        while aside.exists():
+            number += 1
+            aside = folder.with_name(f"{folder.name}.{old.key[:8]}-{number}")
+        with atomic.writing(folder):
+            folder.rename(aside)
+        reason = " and ".join(changed)
+        progress.say(f"{folder.name}: made by other {reason} than now; kept as {aside.name}, training anew")
+
+
+def _blocks_to_train(request: Request, good: list[blocks.Header]) -> Iterator[tuple[int, int]]:
+    """Spans to train: the missing rows, cut at the multiples of `block_rows`, of this shard's blocks."""
+    shard, shards = request.shard
+    size = request.block_rows
+    for start, stop in store.missing_rows(good, request.plan.n_rows):
+        at = start
+        while at < stop:
+            end = min(stop, (at // size + 1) * size)
+            if (at // size) % shards == shard:
+                yield at, end
+            at = end
+
+
+def _train(
+    request: Request, key: str, folder: Path, todo: list[tuple[int, int]], done: int, progress: Progress
+) -> None:
+    from bench.train import Trainer, cpu_threads, one_torch_thread, pick_device
+
+    device = pick_device(request.device)
+    trainer = Trainer(request.setting.recipe, request.data, device)
+    subset_of_row, _ = request.plan.layout()
+
+    def block(span: tuple[int, int]) -> int:
+        began = time.perf_counter()
+        rows = range(*span)
+        chosen = [
+            subsets.kept(request.seed, int(subset_of_row[row]), request.data.n_train, request.alpha) for row in rows
+        ]
+        parameters = trainer.train(chosen, [subsets.model_seed(request.seed, row) for row in rows])
+        made = trainer.test_margins(parameters, request.output)  # type: ignore[arg-type]
+        blocks.write(folder / "blocks", key, span[0], {"margins": made}, time.perf_counter() - began)
+        return len(rows)
+
+    workers = cpu_threads() if device.type == "cpu" else 1
+    context = one_torch_thread() if device.type == "cpu" else nullcontext()
+    with context, progress.task(f"training {request.setting.name}", request.plan.n_rows, "models", done) as advance:
+        run_all(block, todo, workers, advance)
+
+
+def run_all(
+    work: Callable[[tuple[int, int]], int], todo: list[tuple[int, int]], workers: int, advance: Callable[[int], None]
+) -> None:
+    """Run `work` on each item in `workers` threads; the first error stops what has not begun, and is raised."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(work, item) for item in todo}
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    advance(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _meta(request: Request, who: Identity, used: list[blocks.Header]) -> Meta:
+    subset_of_row, group_of_row = request.plan.layout()
+    return Meta(
+        format=store.FORMAT,
+        key=who.key,
+        identity=who,
+        n_train=request.data.n_train,
+        n_targets=request.data.n_targets,
+        n_classes=request.data.n_classes,
+        groups=GROUPS,
+        subset_of_row=subset_of_row.tolist(),
+        seed_of_row=list(range(request.plan.n_rows)),
+        group_of_row=group_of_row.tolist(),
+        origin=dict(request.data.origin),
+        versions=versions(),
+        hardware=hardware(who.device),
+        blocks=used,
+        checksums={},
+    )

@@ -1,0 +1,66 @@
+"""Architectures as torch modules. Their parameters are drawn from one seed a row, on the CPU whatever the device."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.recipes import Architecture
+
+
+def build(architecture: Architecture, input_shape: Sequence[int], n_classes: int) -> nn.Module:
+    """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`."""
+    sizes = [math.prod(input_shape), *architecture.hidden]
+    layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
+    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
+
+
+def initialise(module: nn.Module, seed: int) -> None:
+    """Re-draw the parameters of `module` in place, by each layer's own rule, from `seed` alone.
+
+    The global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in module.modules():
+            reset = getattr(layer, "reset_parameters", None)
+            if reset is not None:
+                reset()
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+class Flat:
+    """A module's parameters as one vector: what batched training and per-example gradients work on.
+
+    The order is that of `module.named_parameters()`.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.names = [name for name, _ in module.named_parameters()]
+        self.shapes = [p.shape for p in module.parameters()]
+        self.sizes = [p.numel() for p in module.parameters()]
+        self.module = module
+
+    def vector(self) -> Tensor:
+        """The module's present parameters, float32 `[n_parameters]`."""
+        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
+
+    def load(self, vector: Tensor) -> nn.Module:
+        """Copy `vector` into the module and return it."""
+        with torch.no_grad():
+            for p, piece in zip(self.module.parameters(), vector.split(self.sizes), strict=True):
+                p.copy_(piece.view_as(p))
+        return self.module
+
+    def __call__(self, vector: Tensor, x: Tensor) -> Tensor:
+        """Logits of `module` with the parameters in `vector`: differentiable in it, and made for torch.func."""
+        pieces = vector.split(self.sizes)
+        named = {n: p.view(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
+        return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]

@@ -1,0 +1,30 @@
+"""Model outputs: what a subset's scores have to predict."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Output = Literal["logsumexp", "max"]
+OUTPUTS: tuple[str, ...] = get_args(Output)
+
+
+def margins(logits: Tensor, labels: Tensor, output: Output = "logsumexp") -> Tensor:
+    """Margin of the true class: its logit minus the logsumexp (or the maximum) of the others.
+
+    logsumexp is log(p / (1 − p)), the output of TRAK (Park et al. 2023, eq. 8); max is the correct-class margin of
+    datamodels (Ilyas et al. 2022, section 2). With more than two classes neither is a function of the other, so
+    that their LDS differ.
+
+    Args:
+        logits: `[..., n, n_classes]`.
+        labels: int64 `[n]`, or of the logits' shape without the last axis.
+        output: which margin.
+
+    Returns:
+        `[..., n]` in the logits' dtype.
+    """
+    index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
+    correct = logits.gather(-1, index).squeeze(-1)
+    others = logits.scatter(-1, index, -torch.inf)
+    return correct - (others.logsumexp(-1) if output == "logsumexp" else others.amax(-1))

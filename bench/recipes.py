@@ -1,0 +1,42 @@
+"""How a model is trained: plain data, hashed into the ground truth that it makes."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model by name with its sizes; `bench.models.build` makes the torch module."""
+
+    name: Literal["logreg", "mlp"]
+    hidden: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum, the learning rate falling linearly to zero.
+
+    A row's steps come from its subset alone: `epochs` shuffles of it, one after another, cut into batches; the
+    last batch is dropped where it is not full.
+
+    Attributes:
+        architecture: the model.
+        epochs: passes over the subset.
+        batch_size: examples a step.
+        lr: learning rate of the first step, per mean loss of a batch.
+        momentum: heavy-ball momentum (torch.optim.SGD's, no dampening).
+        weight_decay: L2 penalty in torch.optim.SGD's scaling: the objective is mean loss + weight_decay/2 ‖θ‖².
+        evidence: what it reaches on the full training set, and how that was measured. Not part of the hash.
+    """
+
+    architecture: Architecture
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    evidence: str = field(default="", compare=False)
+
+    def steps(self, n: int) -> int:
+        """Optimiser steps of a model trained on `n` examples (at least one: a small subset is one smaller batch)."""
+        return max(1, self.epochs * n // min(self.batch_size, n))

@@ -1,0 +1,349 @@
+"""The ground-truth store: masks and margins of subset models, in a folder that `np.load(…, mmap_mode="r")` can read.
+
+    masks.npy       bool    [M, n_train]
+    margins.npy     float32 [M, n_targets]
+    _completed.npy  bool    [M]
+    spec.json       the schema, as MadryLab's datamodels tools write it
+    meta.json       `Meta`: what made it
+    blocks/         the finished blocks that the three arrays are gathered from
+
+Workers write blocks (`bench.blocks`); one process gathers them. The arrays are written front to back and renamed
+into place, never through a memmap: a full disk is then an error, not a bus error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+import numpy as np
+
+from bench import atomic, blocks, hashing, subsets
+from bench.errors import BenchError, InputError
+from bench.subsets import GROUPS, Group, Plan
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMAT = 1
+_CHUNK_BYTES = 64 * 2**20
+
+
+class PlanMeta(msgspec.Struct, frozen=True):
+    """`bench.subsets.Plan`, as stored."""
+
+    repeats: int
+    eval_subsets: int
+    tune_rows: int
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What the rows come from. The first part a user names, the hashes follow from files and code.
+
+    Attributes:
+        setting: `dataset/model` with its parameters.
+        alpha: kept fraction; seed: the root seed; output: the model output; plan: the roles of rows.
+        device: `cpu` or `cuda`: the same seed gives the same floats, to rounding, on one kind of device only.
+        data, recipe, code: content hashes (`bench.hashing`).
+    """
+
+    setting: str
+    alpha: float
+    seed: int
+    output: str
+    plan: PlanMeta
+    device: str
+    data: str
+    recipe: str
+    code: str
+
+    @property
+    def key(self) -> str:
+        """Hash of all of it."""
+        return hashing.digest(msgspec.to_builtins(self))
+
+    def clash(self, other: Identity) -> str | None:
+        """The first thing that a user named and that differs, as text; None where only hashes may differ."""
+        for name in ("setting", "alpha", "seed", "output", "plan"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name} {_show(theirs)}, not {_show(mine)}"
+        return None
+
+    def changed(self, other: Identity) -> list[str]:
+        """Names of the content hashes (and the device) that differ."""
+        return [name for name in ("data", "recipe", "code", "device") if getattr(self, name) != getattr(other, name)]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, PlanMeta):
+        return f"{value.repeats} repeats, {value.eval_subsets} eval subsets, {value.tune_rows} tune rows"
+    return repr(value)
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """meta.json: what made a ground truth, row by row.
+
+    Row i's mask comes from `SeedSequence([seed, 0, subset_of_row[i]])`, its initialisation and batch order from
+    `SeedSequence([seed, 1, seed_of_row[i]])`; `group_of_row[i]` indexes `groups`.
+    """
+
+    format: int
+    key: str
+    identity: Identity
+    n_train: int
+    n_targets: int
+    n_classes: int
+    groups: tuple[str, ...]
+    subset_of_row: list[int]
+    seed_of_row: list[int]
+    group_of_row: list[int]
+    origin: dict[str, str]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    blocks: list[blocks.Header]
+    checksums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a ground truth: read-only views or copies, and which rows they are.
+
+    Attributes:
+        index: int64 `[m]`, row numbers in the store.
+        masks: bool `[m, n_train]`.
+        margins: float32 `[m, n_targets]`.
+        subset: int64 `[m]`: rows of equal number share a mask.
+    """
+
+    index: NDArray[np.int64]
+    masks: NDArray[np.bool_]
+    margins: NDArray[np.float32]
+    subset: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.index)
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """An opened store.
+
+    Attributes:
+        path: its folder.
+        masks: bool memmap `[M, n_train]`; margins: float32 memmap `[M, n_targets]`.
+        completed: bool `[M]`: rows that hold a trained model's margins.
+        meta: what made it; None for a store that another tool wrote.
+    """
+
+    path: Path
+    masks: NDArray[np.bool_]
+    margins: NDArray[np.float32]
+    completed: NDArray[np.bool_]
+    meta: Meta | None = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | Path) -> GroundTruth:
+        """Open a store for reading.
+
+        Raises:
+            InputError: it is not a store, or a file of it is missing, torn or of the wrong shape or dtype.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a ground-truth store: there is no such folder")
+        masks, margins = _array(folder, "masks", 2, "b"), _array(folder, "margins", 2, "f")
+        completed = _array(folder, "_completed", 1, "b")
+        if not len(masks) == len(margins) == len(completed):
+            raise InputError(
+                f"{folder} is damaged: masks.npy has {len(masks)} rows, margins.npy {len(margins)} and "
+                f"_completed.npy {len(completed)}; gather or train it again"
+            )
+        return cls(folder, masks, margins, np.array(completed), read_meta(folder))
+
+    @property
+    def plan(self) -> Plan:
+        """The roles of the rows.
+
+        Raises:
+            InputError: the store does not say (it has no meta.json).
+        """
+        plan = self._needed().identity.plan
+        return Plan(len(self.masks), plan.repeats, plan.eval_subsets, plan.tune_rows)
+
+    def _needed(self) -> Meta:
+        if self.meta is None:
+            raise InputError(f"{self.path} has no meta.json, which says which rows fit and which judge")
+        return self.meta
+
+    def of_group(self, group: Group, n_rows: int | None = None) -> NDArray[np.int64]:
+        """Completed rows of a group, among the first `n_rows`."""
+        codes = np.asarray(self._needed().group_of_row, np.int8)
+        chosen = np.flatnonzero((codes == GROUPS.index(group)) & self.completed)
+        return chosen if n_rows is None else chosen[chosen < n_rows]
+
+    def rows(self, index: NDArray[np.int64]) -> Rows:
+        """Copies of some rows, marked read-only."""
+        subset = np.asarray(self._needed().subset_of_row, np.int64)[index]
+        made = Rows(index, np.asarray(self.masks[index]), np.asarray(self.margins[index]), subset)
+        for value in (made.masks, made.margins, made.subset):
+            value.setflags(write=False)
+        return made
+
+
+def _array(folder: Path, name: str, rank: int, kind: str) -> NDArray[Any]:
+    path = folder / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is not a finished ground-truth store: {path.name} is missing") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path} is torn or not a .npy file ({error}); run the same command again") from error
+    if array.ndim != rank or array.dtype.kind != kind:
+        raise InputError(f"{path} is {array.dtype} {list(array.shape)}, where a store has {rank} axes of kind {kind!r}")
+    return array
+
+
+def read_meta(folder: Path) -> Meta | None:
+    """meta.json of a store, None where there is none.
+
+    Raises:
+        InputError: it is torn, or of a format that this version does not know.
+    """
+    path = folder / "meta.json"
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Meta)
+    except msgspec.DecodeError as error:
+        raise InputError(f"{path} cannot be read ({error}): it is torn or of another version") from error
+
+
+class Found(msgspec.Struct):
+    """The blocks of a store: the good ones by first row, and what is wrong with the others."""
+
+    good: list[blocks.Header]
+    bad: list[str]
+
+
+def find_blocks(folder: Path, key: str) -> Found:
+    """Check every block of a store; of two that overlap the first counts."""
+    found = Found([], [])
+    covered = 0
+    for path in sorted((folder / "blocks").glob("rows-*.npz")):
+        try:
+            header, _ = blocks.read(path, key)
+        except blocks.BadBlock as error:
+            found.bad.append(str(error))
+            continue
+        if header.start >= covered:
+            found.good.append(header)
+            covered = header.stop
+    return found
+
+
+def missing_rows(good: Iterable[blocks.Header], n_rows: int) -> Iterator[tuple[int, int]]:
+    """Spans of rows below `n_rows` that no block covers."""
+    at = 0
+    for header in good:
+        if at < min(header.start, n_rows):
+            yield at, min(header.start, n_rows)
+        at = max(at, header.stop)
+    if at < n_rows:
+        yield at, n_rows
+
+
+def gather(folder: Path, meta: Meta) -> Meta:
+    """Write the arrays of a store from its blocks, which must cover every row; returns the meta that was stored.
+
+    Raises:
+        BenchError: a block is missing or bad, or the folder cannot be written.
+    """
+    n_rows, seed, alpha = len(meta.subset_of_row), meta.identity.seed, meta.identity.alpha
+    headers = list(meta.blocks)
+    for start, stop in missing_rows(headers, n_rows):
+        raise BenchError(f"{folder} lacks rows {start} to {stop - 1}: run the same command again to train them")
+    subset = np.asarray(meta.subset_of_row, np.int64)
+    step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
+
+    def write_masks(file: BinaryIO) -> None:
+        _npy_header(file, (n_rows, meta.n_train), np.dtype(np.bool_))
+        for at in range(0, n_rows, step):
+            file.write(subsets.masks(seed, subset[at : at + step], meta.n_train, alpha).tobytes())
+
+    def write_margins(file: BinaryIO) -> None:
+        _npy_header(file, (n_rows, meta.n_targets), np.dtype(np.float32))
+        for header in headers:
+            made = blocks.read(folder / "blocks" / blocks.name(header.start, header.stop), meta.key)[1]["margins"]
+            file.write(np.ascontiguousarray(made[: n_rows - header.start], np.float32).tobytes())
+
+    try:
+        atomic.write(folder / "masks.npy", write_masks)
+        atomic.write(folder / "margins.npy", write_margins)
+    except blocks.BadBlock as error:
+        raise BenchError(f"{folder}: {error}; run the same command again to train it anew") from error
+    schema = {
+        "masks": {"shape": [meta.n_train], "dtype": "bool_"},
+        "margins": {"shape": [meta.n_targets], "dtype": "float32"},
+    }
+    spec = msgspec.json.format(msgspec.json.encode({"num_models": n_rows, "schema": schema}))
+    atomic.write_text(folder / "spec.json", spec.decode() + "\n")
+    checksums = {name: hashing.file(folder / name) for name in ("masks.npy", "margins.npy")}
+    meta = msgspec.structs.replace(meta, checksums=checksums)
+    atomic.write(folder / "_completed.npy", lambda file: np.save(file, np.ones(n_rows, np.bool_), allow_pickle=False))
+    atomic.write_text(folder / "meta.json", msgspec.json.format(msgspec.json.encode(meta)).decode() + "\n")
+    return meta
+
+
+def _npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    fields: Mapping[str, Any] = {
+        "descr": np.lib.format.dtype_to_descr(dtype),
+        "fortran_order": False,
+        "shape": shape,
+    }
+    np.lib.format.write_array_header_1_0(file, dict(fields))
+
+
+def verify(folder: Path) -> list[str]:
+    """Everything that is wrong with a store, as sentences; empty where it is sound.
+
+    Checks the checksums of the arrays and of every block, that the masks are those of the seed, and that the
+    margins are those of the blocks.
+
+    Raises:
+        InputError: it cannot be opened at all.
+    """
+    truth = GroundTruth.open(folder)
+    meta = truth.meta
+    if meta is None:
+        return [f"{folder} has no meta.json: nothing can be checked but that the arrays open"]
+    wrong = [f"rows {_spans(np.flatnonzero(~truth.completed))} are not trained"] if not truth.completed.all() else []
+    for name, known in meta.checksums.items():
+        if hashing.file(folder / name) != known:
+            wrong.append(f"{name} has another content than its checksum in meta.json says")
+    subset = np.asarray(meta.subset_of_row, np.int64)
+    step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
+    for at in range(0, len(subset), step):
+        part = subset[at : at + step]
+        made = subsets.masks(meta.identity.seed, part, meta.n_train, meta.identity.alpha)
+        for row in np.flatnonzero((made != truth.masks[at : at + step]).any(axis=1)):
+            wrong.append(f"the mask of row {at + row} is not the one that its seed gives")
+    for header in meta.blocks:
+        path = folder / "blocks" / blocks.name(header.start, header.stop)
+        try:
+            made = blocks.read(path, meta.key)[1]["margins"][: len(subset) - header.start]
+        except blocks.BadBlock as error:
+            wrong.append(f"the block {error}")
+            continue
+        if not np.array_equal(made, truth.margins[header.start : header.stop], equal_nan=True):
+            wrong.append(f"margins.npy and the block {path.name} differ")
+    return wrong
+
+
+def _spans(index: NDArray[np.int64]) -> str:
+    pieces = np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
+    return ", ".join(f"{p[0]}–{p[-1]}" if len(p) > 1 else str(p[0]) for p in pieces)

@@ -1,0 +1,122 @@
+"""Which subset and which seed each row has, and which rows fit, tune and judge.
+
+All of it is a function of the row's number, never of how many rows there are or who trains them: a ground truth
+that grows keeps its rows. The rows come in periods of `11 + 2·repeats`: two eval subsets (each trained with
+`repeats` seeds), one tune row and ten fit rows; 1,500 rows with two repeats are 200 eval subsets × 2, 100 tune rows
+and 1,000 fit rows. Once there are enough eval subsets (tune rows), all that would be more of them are fit rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Group = Literal["fit", "tune", "eval"]
+_MASK, _MODEL = 0, 1  # streams of one root seed
+CHECKPOINT = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The roles of `n_rows` rows.
+
+    Attributes:
+        n_rows: subset models in all.
+        repeats: seeds per eval subset.
+        eval_subsets: at most so many eval subsets.
+        tune_rows: at most so many tune rows.
+    """
+
+    n_rows: int
+    repeats: int = 2
+    eval_subsets: int = 200
+    tune_rows: int = 100
+
+    def __post_init__(self) -> None:
+        """Refuse plans that cannot judge anything.
+
+        Raises:
+            BenchError: a count out of range, or fewer than two whole eval subsets or one fit row.
+        """
+        if self.repeats < 1:
+            raise BenchError(f"--repeats is {self.repeats}: each eval subset needs at least one seed")
+        if self.eval_subsets < 2:
+            raise BenchError(f"--eval-subsets is {self.eval_subsets}: a rank correlation needs at least 2")
+        if self.tune_rows < 0:
+            raise BenchError(f"--tune-rows is {self.tune_rows}: it cannot be negative")
+        if self.n_rows < self.smallest:
+            raise BenchError(
+                f"--models is {self.n_rows}: with {self.repeats} seeds per eval subset it takes at least "
+                f"{self.smallest} rows to have two eval subsets and fit rows"
+            )
+
+    @property
+    def smallest(self) -> int:
+        """Rows up to the end of the second eval subset."""
+        return 2 * self.repeats + 5
+
+    def layout(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """`subset_of_row` (the first row that has the same mask) and the group of each row (index into GROUPS)."""
+        period = 11 + 2 * self.repeats
+        within = np.arange(self.n_rows) % period
+        turn = np.arange(self.n_rows) // period
+        second = self.repeats + 5
+        in_first, in_second = within < self.repeats, (within >= second) & (within < second + self.repeats)
+        subset_number = 2 * turn + in_second
+        is_eval = (in_first | in_second) & (subset_number < self.eval_subsets)
+        is_tune = (within == second + self.repeats) & (turn < self.tune_rows)
+        group = np.where(is_eval, GROUPS.index("eval"), np.where(is_tune, GROUPS.index("tune"), GROUPS.index("fit")))
+        start = turn * period + np.where(in_second, second, 0)
+        subset = np.where(is_eval, start, np.arange(self.n_rows))
+        # An eval subset whose seeds the end cuts off would have fewer repeats than the others: its rows fit.
+        cut = is_eval & (start + self.repeats > self.n_rows)
+        group[cut] = GROUPS.index("fit")
+        return subset.astype(np.int64), group.astype(np.int8)
+
+
+GROUPS: tuple[Group, ...] = ("fit", "tune", "eval")
+
+
+def subset_size(n_train: int, alpha: float) -> int:
+    """Examples kept: round(alpha·n_train).
+
+    Raises:
+        BenchError: alpha outside (0, 1), or nothing or everything kept.
+    """
+    size = round(alpha * n_train)
+    if not 0 < alpha < 1 or not 0 < size < n_train:
+        raise BenchError(f"--alpha is {alpha}: it must keep some but not all of {n_train} training examples")
+    return size
+
+
+def kept(seed: int, subset: int, n_train: int, alpha: float) -> NDArray[np.int64]:
+    """Sorted indices of the examples that subset number `subset` keeps: exactly `subset_size` of them."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, _MASK, subset]))
+    chosen = rng.permutation(n_train)[: subset_size(n_train, alpha)]
+    chosen.sort()
+    return chosen
+
+
+def masks(seed: int, subset_of_row: NDArray[np.int64], n_train: int, alpha: float) -> NDArray[np.bool_]:
+    """The masks of some rows, bool `[len(subset_of_row), n_train]`."""
+    made = np.zeros((len(subset_of_row), n_train), np.bool_)
+    for i, subset in enumerate(subset_of_row):
+        made[i, kept(seed, int(subset), n_train, alpha)] = True
+    return made
+
+
+def model_seed(seed: int, row: int) -> np.random.SeedSequence:
+    """What initialisation and batch order of row `row` come from."""
+    return np.random.SeedSequence([seed, _MODEL, row])
+
+
+def checkpoint_seed(seed: int, number: int) -> np.random.SeedSequence:
+    """The same for full-set checkpoint `number`: a stream of its own, so that no method shares a model with a row."""
+    return np.random.SeedSequence([seed, CHECKPOINT, number])
