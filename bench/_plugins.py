@@ -13,7 +13,9 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import msgspec
 
 from bench.errors import BenchError, nearest
 
@@ -151,30 +153,34 @@ def split_spec(spec: str) -> tuple[str, dict[str, Any]]:
 def construct(cls: type[T], what: str, arguments: dict[str, Any]) -> tuple[T, dict[str, Any]]:
     """Build `cls(**arguments)` and return it with all its parameters, defaults filled in.
 
+    Values must fit the constructor's annotations.
+
     Raises:
-        BenchError: an unknown parameter (with the nearest), or a value of another type than the default's.
+        BenchError: an unknown parameter (with the nearest), one without a value, or a value of the wrong type.
     """
-    parameters = {
-        p.name: p.default for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD
-    }
-    for key, value in arguments.items():
+    parameters = inspect.signature(cls).parameters
+    known = list(parameters)
+    for key in arguments:
         if key not in parameters:
-            known = list(parameters)
             there = f"(there are: {', '.join(known)})" if known else "(it has none)"
             raise BenchError(f"{what} has no parameter {key!r}{nearest(key, known)} {there}")
-        default = parameters[key]
-        if not _fits(value, default):
-            expected = type(default).__name__
-            raise BenchError(f"{what}: the parameter {key} must be of type {expected}, like {default!r}; got {value!r}")
-    full = {**parameters, **arguments}
-    return cls(**full), full
+    full = {p.name: arguments.get(p.name, p.default) for p in parameters.values()}
+    lacking = [key for key, value in full.items() if value is inspect.Parameter.empty]
+    if lacking:
+        raise BenchError(f"{what} needs a value for its parameter {lacking[0]!r}: write name:{lacking[0]}=value")
+    hints = get_type_hints(cls.__init__)
+    for key, value in arguments.items():
+        if key in hints:
+            full[key] = _converted(value, hints[key], f"{what}: the parameter {key}")
+    try:
+        return cls(**full), full
+    except ValueError as error:
+        raise BenchError(f"{what}: {error}") from error
 
 
-def _fits(value: object, default: object) -> bool:
-    if default is None or default is inspect.Parameter.empty:
-        return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, int | float)
-    return isinstance(value, type(default))
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        raise BenchError(f"{where} is {value!r}: {text[:1].lower()}{text[1:]}") from error

@@ -1,8 +1,8 @@
-"""Moments of masks and margins: everything that linear datamodels need to know about the rows, computed once and exactly.
+"""Moments of masks and margins: all that linear datamodels need to know about the rows, computed once and exactly.
 
-Masks are read once, checked, and kept packed (one bit per entry). Co-occurrence counts XᵀX are integers from popcounts, so
-sums and differences of row sets' counts (the rows of a fold, all rows but a fold) are exact too. Cross products XᵀY are summed
-in float64. No array of rows × train examples is ever held beyond one chunk.
+Masks are read once, checked, and kept packed (one bit per entry). Co-occurrence counts XᵀX are integers from popcounts,
+so sums and differences of row sets' counts (the rows of a fold, all rows but a fold) are exact too. Cross products XᵀY
+are summed in float64. No array of rows × train examples is ever held beyond one chunk.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Centred:
 def centre(moments: Moments, about: Moments | None = None, dtype: type[np.floating[Any]] = np.float64) -> Centred:
     """Second moments about the rows' own means, or about the means of other rows (`about`, for held-out rows).
 
-    About their own means, each entry of `G` is (m·count − sᵢsⱼ)/m² with an exact integer numerator, rounded once to `dtype`.
+    About their own means, each entry of `G` is (m·count − sᵢsⱼ)/m²: an exact integer numerator, rounded to `dtype`.
     """
     m = float(moments.rows)
     s = moments.kept * m

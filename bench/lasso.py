@@ -1,12 +1,12 @@
 """Linear datamodels: which training examples, kept or not, raise or lower each target's margin.
 
-A datamodel (Ilyas et al. 2022, "Datamodels: Predicting Predictions from Training Data") is one sparse linear regression per
-target from masks to margins:
+A datamodel (Ilyas et al. 2022, "Datamodels: Predicting Predictions from Training Data") is one sparse linear regression
+per target from masks to margins:
 
     minimise  ½‖y − Xθ − b‖²/m + λ‖θ‖₁      X: masks [m, n_train], y: margins of one target [m], b free
 
-`fit_datamodels` fits all targets at once from moments of the rows (bench.gram) with λ chosen per target on held-out masks;
-`fit_ridge` is the dense counterpart. Both certify what they return with float64 arithmetic that shares nothing with the solver.
+`fit_datamodels` fits all targets at once from moments of the rows (bench.gram), with λ chosen per target on held-out
+masks; `fit_ridge` is the dense counterpart. Both certify what they return in float64 with none of the solver's numbers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 from bench.errors import InputError
 from bench.gram import Array, Centred, Design, Float, Index, Moments, centre, centre_cross, gram_product, in_threads
 
+_PATH_TOL = 10.0  # in tol: the path only chooses λ and warms up the refit, which no LDS's fourth digit felt
 _MAX_SWEEPS = 3000  # per λ; a handful is usual
-_FLOAT32_TOL = 1e-5  # gaps below this need float64 in the solver and in the weights
+_FLOAT32_TOL = 3e-5  # gaps below this need float64 in the solver and in the weights
 _RIDGE_TOL = 1e-6  # of a direct solution
 _BLOCK = 8  # targets per call of the kernel: small, so that threads end together
 
@@ -32,7 +33,7 @@ class Datamodels:
     """One linear model per target: margin ≈ mask @ weight + bias.
 
     Attributes:
-        weight: `[n_train, T]`, in margin per kept example (float32; float64 where tol < 1e-5 asks for it).
+        weight: `[n_train, T]`, in margin per kept example (float32; float64 where tol < 3e-5 asks for it).
         bias: float32 `[T]`, the prediction for the empty mask.
         lam: float64 `[T]`, penalty in scikit-learn's scaling (its `alpha`); 0 for a constant target.
         gap: float64 `[T]`, duality gap / ½‖y − ȳ‖²/m.
@@ -71,8 +72,13 @@ def fit_datamodels(
 ) -> Datamodels:
     """Fit a LASSO datamodel for every target, with λ chosen per target on held-out masks.
 
-    The path has `n_lambdas` penalties, geometric from `lam_max` (of all rows) to `min_ratio·lam_max`. It is fitted without
-    the held-out masks; each target keeps the λ of least held-out squared error, and is refitted on all rows at that λ.
+    The path has `n_lambdas` penalties, geometric from `lam_max` (of all rows) to `min_ratio·lam_max`. It is fitted
+    without the held-out masks; each target keeps the λ of least held-out squared error and is refitted on all rows.
+
+    Measured on margins of MLPs on digits (1,437 examples, 360 targets, half subsets; LDS on 3,000 other subsets): .741,
+    .792 and .826 from 1,000, 2,000 and 5,000 rows, against .555, .699 and .802 for `fit_ridge`. How λ is chosen matters
+    little beyond being per target: from 1,000 rows, 5 folds give .742, .2 or .3 held out .741, one ratio for
+    all targets .739, λ rescaled for the refit's extra rows .739 to .742, and no refit .720.
 
     Args:
         masks: bool or 0/1 `[m, n_train]`, array or memmap.
@@ -107,20 +113,23 @@ def fit_datamodels(
     lam_max = np.abs(full.C).max(0)
     weight = np.zeros((design.T, design.n), solver)
     loss = np.full(design.T, np.nan)
-    if lam is None:
+    if lam is not None:
+        chosen = _given(lam, design.T)[:, None]
+    else:
         grid = lam_max[:, None] * np.geomspace(1, min_ratio, n_lambdas)
         total = np.zeros_like(grid)
+        share = 0.0
         for held in _held_out(design, validation, folds, seed, groups):
-            rest = every - (out := design.moments(held))
-            path = _solve(
-                centre(rest, dtype=solver), grid, tol, weight, design.threads, centre(out, rest, solver), patience
-            )
-            total += path * (len(held) / design.m)
-        best = total.argmin(1)
-        chosen = np.take_along_axis(grid, best[:, None], 1)
-        loss = np.take_along_axis(total, best[:, None], 1)[:, 0] / (1 if folds else len(held) / design.m)
-    else:
-        chosen = _given(lam, design.T)[:, None]
+            out = design.moments(held)
+            rest = every - out
+            weight[:] = 0
+            fitted, judged = centre(rest, None, solver), centre(out, rest, solver)
+            losses = _solve(fitted, grid, min(_PATH_TOL * tol, 0.1), weight, design.threads, judged, patience)
+            total += losses * (len(held) / design.m)
+            share += len(held) / design.m
+        best = total.argmin(1)[:, None]
+        chosen = np.take_along_axis(grid, best, 1)
+        loss = np.take_along_axis(total, best, 1)[:, 0] / share
     _solve(full, chosen, tol, weight, design.threads)
     return _certified(design, every, weight.T, chosen[:, 0], loss, tol, _lasso_certificate)
 
@@ -139,11 +148,10 @@ def fit_ridge(
 ) -> Datamodels:
     """Ridge datamodels, ½‖y − Xθ − b‖²/m + ½λ‖θ‖², with λ chosen per target on held-out masks.
 
-    One eigendecomposition of the smaller Gram (rows × rows or examples × examples) serves all penalties and targets. The
-    penalties are geometric from 100 times to `100·min_ratio` times the mean eigenvalue of the centred rows' Gram.
+    One eigendecomposition of the smaller Gram (rows × rows or examples × examples) serves all penalties and targets.
+    The penalties are geometric from 100 times to `100·min_ratio` times the Gram's mean non-zero eigenvalue.
 
-    Args and errors are those of `fit_datamodels`. `lam_max` is not defined for ridge: it holds the greatest |Xᵀy|/m, to which
-    `kkt` is relative.
+    Arguments and errors are those of `fit_datamodels`; `lam_max` holds the greatest |Xᵀy|/m, to which `kkt` relates.
     """
     if n_lambdas < 1 or not 0 < min_ratio <= 1:
         raise InputError(f"n_lambdas is {n_lambdas} and min_ratio {min_ratio}; give at least 1, and a share in (0, 1].")
@@ -164,15 +172,16 @@ def fit_ridge(
     lam = grid[best]
     stats = centre(every)
     if kernel is None:
-        values, basis = np.linalg.eigh(stats.G)
+        values, basis = _eigh(stats.G)
         weight = basis @ ((basis.T @ stats.C) / (np.maximum(values, 0)[:, None] + lam))
     else:
-        values, basis, _ = _row_spectrum(kernel)
+        values, basis = _row_spectrum(kernel)
         Y = design.targets(np.arange(design.m))
         alpha = basis @ ((basis.T @ (Y - Y.mean(0))) / (values[:, None] + design.m * lam))
         weight = design.transposed_product(alpha - alpha.mean(0))
     loss = total[best, np.arange(design.T)] / share
-    return _certified(design, every, weight, lam, loss, _RIDGE_TOL, _ridge_certificate)
+    weight[~stats.G.diagonal().astype(bool)] = 0  # constant columns, up to rounding
+    return _certified(design, every, weight.astype(np.float32), lam, loss, _RIDGE_TOL, _ridge_certificate)
 
 
 def _held_out(design: Design, validation: float, folds: int, seed: int, groups: ArrayLike | None) -> Iterator[Index]:
@@ -196,7 +205,10 @@ def _held_out(design: Design, validation: float, folds: int, seed: int, groups: 
 def _given(lam: ArrayLike, T: int) -> Float:
     values = np.asarray(lam, np.float64)
     if values.shape not in ((), (T,)) or not (np.isfinite(values) & (values > 0)).all():
-        raise InputError(f"lam has shape {values.shape} and least value {values.min(initial=np.inf)}; give a positive number or one per target [{T}].")  # fmt: skip
+        least = values.min(initial=np.inf)
+        raise InputError(
+            f"lam has shape {values.shape} and least value {least}; give a positive number, or one per target ({T})."
+        )
     return np.broadcast_to(values, (T,)).copy()
 
 
@@ -209,7 +221,11 @@ def _solve(
     held: Centred | None = None,
     patience: int = 1,
 ) -> Float:
-    """Run the kernel on all targets; `weight` `[T, n]` is the start and becomes the solution. Returns held-out losses `[T, K]`."""
+    """Run the kernel on all targets; `weight` `[T, n]` is the start and becomes the solution.
+
+    Returns:
+        Held-out losses `[T, K]`, infinite where a target's path stopped before.
+    """
     from bench.kernels.lasso import lasso_paths
 
     T, K = lams.shape
@@ -226,7 +242,23 @@ def _solve(
     sweeps = np.zeros(T, np.int64)
 
     def work(b: slice) -> None:
-        lasso_paths(stats.G, C[b], stats.yy[b], lams[b], before[b], tol, _MAX_SWEEPS, Gv, Cv[b], yv[b], patience, weight[b], losses[b], best[b], sweeps[b])  # fmt: skip
+        lasso_paths(
+            stats.G,
+            C[b],
+            stats.yy[b],
+            lams[b],
+            before[b],
+            tol,
+            _MAX_SWEEPS,
+            Gv,
+            Cv[b],
+            yv[b],
+            patience,
+            weight[b],
+            losses[b],
+            best[b],
+            sweeps[b],
+        )
 
     in_threads(work, (slice(t, min(t + _BLOCK, T)) for t in range(0, T, _BLOCK)), threads)
     return losses
@@ -234,7 +266,7 @@ def _solve(
 
 @dataclass(frozen=True)
 class _State:
-    """What optimality looks like at given weights, in float64: gradient `[n, T]` of the fit, and quadratic terms `[T]`."""
+    """What optimality is judged by, in float64: the fit's gradient `[n, T]`, and quadratic terms `[T]`."""
 
     gradient: Float  # Xᵀ(y − Xw)/m, centred
     wc: Float  # wᵀXᵀy/m
@@ -284,6 +316,7 @@ def _certified(
 ) -> Datamodels:
     """Judge the weights that are returned (after rounding) from exact counts, with none of the solver's numbers."""
     stats = centre_cross(every)
+    weight = np.ascontiguousarray(weight)
     W = weight.astype(np.float64)
     state = _evaluate(every, *stats, W)
     gap, kkt = certificate(state, W, lam)
@@ -297,10 +330,10 @@ def _certified(
 
 
 def _ridge_losses(every: Moments, out: Moments, grid: Float) -> Float:
-    """Held-out mean squared errors `[len(grid), T]` of ridge fits to the other rows, by one n × n eigendecomposition."""
+    """Held-out squared errors `[len(grid), T]` of ridge fits to the other rows, by one n × n eigendecomposition."""
     rest = every - out
     stats, held = centre(rest), centre(out, rest)
-    values, basis = np.linalg.eigh(stats.G)
+    values, basis = _eigh(stats.G)
     fitted, C, G = basis.T @ stats.C, basis.T @ held.C, basis.T @ held.G @ basis
     losses = np.empty((len(grid), len(held.yy)))
     for k, lam in enumerate(grid):
@@ -328,8 +361,17 @@ def _ridge_losses_dual(design: Design, kernel: Float, held: Index, grid: Float) 
     return losses
 
 
+def _eigh(matrix: Float) -> tuple[Float, Float]:
+    """`np.linalg.eigh` on one BLAS thread: its many tiny parallel steps take 40 times as long where a core is busy."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1, user_api="blas"):
+        values, basis = np.linalg.eigh(matrix)
+    return values, basis
+
+
 def _row_spectrum(kernel: Float) -> tuple[Float, Float]:
     """Eigenvalues and vectors of the doubly centred rows × rows kernel."""
     mean = kernel.mean(0)
-    values, basis = np.linalg.eigh(kernel - mean - mean[:, None] + mean.mean())
+    values, basis = _eigh(kernel - mean - mean[:, None] + mean.mean())
     return np.maximum(values, 0), basis

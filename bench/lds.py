@@ -8,10 +8,8 @@ the temporaries stay under `max_bytes`. Arrays on a CUDA device are scored there
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
+from bench.stats import GroupSums, group_ids, two_way_interval
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +29,6 @@ Precision = Literal["auto", "float32", "float64"]
 MAX_BYTES = 256 << 20
 _FLOAT64_WORK = 200_000_000
 """`precision="auto"` predicts in float64 up to this many multiply-adds, where it costs milliseconds."""
-_BLOCK = 64
-"""Targets per unit of threaded work, and per partial sum: fixed, so that results do not depend on the threads."""
 _MAX_SUBSETS = 1_000_000
 """The sums of integer ranks stay below 2⁶³ up to here."""
 
@@ -93,15 +90,24 @@ class MarginRanks:
         Raises:
             InputError: margins are not a numeric matrix.
         """
+        from bench.kernels import ranks as kernel
+
         array = _matrix("margins", margins, "[n_subsets, n_targets]")
         n_subsets, n_targets = array.shape
         ranks = np.empty((n_targets, n_subsets), np.int32)
         kinds = np.empty(n_targets, np.uint8)
-        step = max(_BLOCK, max_bytes // (2 * n_subsets * array.itemsize))
-        with _Pool() as pool:
-            for start in range(0, n_targets, step):
-                part = slice(start, start + step)
-                _rank_columns(pool, array[:, part], ranks[part], kinds[part])
+        step = max(1, max_bytes // (2 * n_subsets * array.itemsize))
+        for start in range(0, n_targets, step):
+            slab = np.ascontiguousarray(array[:, start : start + step])
+
+            parts = kernel.blocks(slab.shape[1], n_subsets)
+            space = kernel.Workspace(parts, n_subsets)
+
+            def work(block: slice, start: int = start, slab: Array = slab, space: kernel.Workspace = space) -> None:
+                here = slice(start + block.start, start + block.stop)
+                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), ranks[here], kinds[here])
+
+            kernel.map_blocks(work, parts)
         return cls(ranks, kinds)
 
 
@@ -174,30 +180,39 @@ def lds(
     predictor = _Predictor(score_array, mask_array, mask_ids, precision, max_bytes)
     by_group = GroupSums(clusters)
 
-    with _Pool() as pool:
-        for part in predictor.slabs(margin_array.itemsize if ranks is None else 0):
-            predictions, score_kinds[part] = predictor(part)
-            if ranks is None:
-                slab_ranks = np.empty((len(predictions), n_subsets), np.int32)
-                slab_margins = np.ascontiguousarray(margin_array[:, part])
-            else:
-                slab_ranks, margin_kinds[part] = ranks.ranks[part], ranks.kinds[part]
+    for part in predictor.slabs(margin_array.itemsize if ranks is None else 0):
+        predictions, score_kinds[part] = predictor(part)
+        # One sequential read: a memmap's columns are far apart.
+        slab = np.ascontiguousarray(margin_array[:, part]) if ranks is None else None
+        if ranks is not None:
+            margin_kinds[part] = ranks.kinds[part]
 
-            def work(block: slice, part: slice = part) -> Floats:
-                here = slice(part.start + block.start, part.start + block.stop)
-                mine = np.empty((block.stop - block.start, n_subsets), np.int32)
-                if ranks is None:
-                    columns = _orderable(slab_margins[:, block])
-                    kernel.rank_rows(columns, slab_ranks[block], margin_kinds[here])
-                kernel.rank_rows(np.ascontiguousarray(predictions[block], np.float64), mine, prediction_kinds[here])
-                mine[score_kinds[here] != 0] = 0
-                h = np.empty(mine.shape)
-                kernel.correlate_rows(mine, slab_ranks[block], rho[here], h)
-                noise[here] = by_group(h)
-                return h.sum(axis=0)
+        parts = kernel.blocks(len(predictions), n_subsets)
+        space = kernel.Workspace(parts, n_subsets)
 
-            for subtotal in pool.map(work, _blocks(len(predictions))):
-                total += subtotal
+        def work(
+            block: slice,
+            first: int = part.start,
+            predictions: Array = predictions,
+            slab: Array | None = slab,
+            space: kernel.Workspace = space,
+        ) -> Floats:
+            here = slice(first + block.start, first + block.stop)
+            size = block.stop - block.start
+            x, y, h = space.x[:size], space.y[:size], space.influence[:size]
+            kernel.rank_rows(kernel.fill_orderable(space.values, predictions[block]), x, prediction_kinds[here])
+            x[score_kinds[here] != 0] = 0
+            if ranks is not None:
+                y = ranks.ranks[here]
+            elif slab is not None:
+                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), y, margin_kinds[here])
+            kernel.correlate_rows(x, y, rho[here], h)
+            noise[here] = by_group(h)
+            subtotal: Floats = h.sum(axis=0)
+            return subtotal
+
+        for part_total in kernel.map_blocks(work, parts):
+            total += part_total
 
     if (score_kinds != 0).all() and not _any_finite(score_array, max_bytes):
         raise InputError(f"scores has no finite value in its {score_array.shape} entries; nothing can be ranked")
@@ -233,3 +248,207 @@ def predict(
     for part in predictor.slabs(0):
         out[part] = predictor(part)[0]
     return out
+
+
+class _Predictor:
+    """Masks @ scores, by slabs of targets, within a budget of bytes."""
+
+    def __init__(self, scores: Array, masks: Array, mask_ids: Array, precision: str, max_bytes: int) -> None:
+        m, n = masks.shape
+        t = scores.shape[1]
+        self.scores, self.masks, self.max_bytes = scores, masks, max_bytes
+        self.dtype = np.dtype(resolve_precision(precision, is_wide(scores.dtype), m * n * t))
+        self.repeats = np.flatnonzero(mask_ids != np.arange(m))
+        self.firsts = mask_ids[self.repeats]
+        size = self.dtype.itemsize
+        self.at_once = m * n * t <= _FLOAT64_WORK and size == 8 and 8 * (m * n + n * t + m * t) <= max_bytes
+        self.float_masks = masks.astype(self.dtype) if self.at_once or m * n * size <= max_bytes // 4 else None
+
+    def slabs(self, margin_itemsize: int) -> Iterator[slice]:
+        """Slices of targets whose predictions, margins and ranks fit in half of the budget."""
+        n_targets = self.scores.shape[1]
+        per_target = self.masks.shape[0] * (2 * self.dtype.itemsize + margin_itemsize + 4)
+        step = n_targets if self.at_once else max(1, self.max_bytes // 2 // per_target)
+        for start in range(0, n_targets, step):
+            yield slice(start, min(start + step, n_targets))
+
+    def __call__(self, part: slice) -> tuple[Array, npt.NDArray[np.uint8]]:
+        """Predictions [targets of the part, n_subsets], and per target 1 where a score is not finite."""
+        with np.errstate(all="ignore"):  # scores that are not finite are reported by the second result
+            if self.at_once and self.float_masks is not None:
+                # The textbook expression: on small problems users compare with it to the last bit.
+                whole = self.scores.astype(np.float64)
+                predictions = np.ascontiguousarray((self.float_masks @ whole).T)
+                bad = ~np.isfinite(whole).all(axis=0)
+            else:
+                predictions, bad = self._chunked(self.scores[:, part])
+        # BLAS may sum different rows in different orders: equal masks get equal predictions here.
+        predictions[:, self.repeats] = predictions[:, self.firsts]
+        return predictions, np.asarray(bad, np.uint8)
+
+    def _chunked(self, scores: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+        n, t = scores.shape
+        m = self.masks.shape[0]
+        share = self.max_bytes // 8 // self.dtype.itemsize
+        direct = scores.dtype == self.dtype and scores.flags.aligned and self.dtype.itemsize in scores.strides
+        step = n if direct and self.float_masks is not None else min(n, max(1, share // t))
+        rows = m if self.float_masks is not None else max(1, share // step)
+        predictions = np.empty((t, m), self.dtype)
+        product = predictions if step >= n and rows >= m else np.empty((t, min(rows, m)), self.dtype)
+        bad = np.zeros(t, bool)
+        for k in range(0, n, step):
+            chunk = scores[k : k + step] if direct else np.ascontiguousarray(scores[k : k + step], self.dtype)
+            bad |= _bad_columns(chunk)
+            for i in range(0, m, rows):
+                if self.float_masks is not None:
+                    masks = self.float_masks[:, k : k + step]
+                else:
+                    masks = self.masks[i : i + rows, k : k + step].astype(self.dtype)
+                into = predictions[:, i : i + rows]
+                out = product[:, : masks.shape[0]]
+                np.matmul(chunk.T, masks.T, out=out)
+                if k:
+                    into += out
+                elif product is not predictions:
+                    into[...] = out
+        return predictions, bad
+
+
+def _bad_columns(chunk: Array) -> npt.NDArray[np.bool_]:
+    """Columns with a value that is not finite: a sum is one pass; only suspects get the exact check."""
+    suspects = np.flatnonzero(~np.isfinite(chunk.sum(axis=0)))
+    bad = np.zeros(chunk.shape[1], bool)
+    for column in suspects:
+        bad[column] = not np.isfinite(chunk[:, column]).all()
+    return bad
+
+
+def _any_finite(scores: Array, max_bytes: int) -> bool:
+    step = max(1, max_bytes // 8 // max(1, scores.shape[1]))
+    return any(bool(np.isfinite(scores[k : k + step]).any()) for k in range(0, scores.shape[0], step))
+
+
+def summarise(
+    rho: Floats,
+    total: Floats,
+    noise: Floats,
+    score_kinds: npt.NDArray[np.uint8],
+    margin_kinds: npt.NDArray[np.uint8],
+    prediction_kinds: npt.NDArray[np.uint8],
+    clusters: npt.NDArray[np.intp],
+    level: float,
+) -> LDS:
+    """Build the result from correlations [T], influences summed over targets [M] and their squares by group [T]."""
+    from bench.kernels.ranks import CONSTANT, NOT_A_NUMBER, TIED
+
+    reasons = {
+        "margins contain NaN": margin_kinds == NOT_A_NUMBER,
+        "scores not finite": score_kinds != 0,
+        "margins constant": margin_kinds == CONSTANT,
+        "predictions constant": prediction_kinds == CONSTANT,
+        "predictions overflow": prediction_kinds == NOT_A_NUMBER,
+    }
+    kept = np.ones(len(rho), bool)
+    excluded = {}
+    for reason, holds in reasons.items():
+        if count := int((kept & holds).sum()):
+            excluded[reason] = count
+        kept &= ~holds
+    n_kept, n_subsets = int(kept.sum()), len(total)
+    influence = total / n_kept if n_kept else np.full(n_subsets, np.nan)
+    interval = two_way_interval(
+        rho[kept],
+        np.bincount(clusters, weights=influence) / n_subsets,
+        noise[kept] / n_subsets**2,
+        level=level,
+    )
+    return LDS(
+        per_target=rho,
+        mean=float(rho[kept].mean()) if n_kept else float("nan"),
+        ci=(interval.low, interval.high),
+        stderr=interval.stderr,
+        level=level,
+        n_subsets=n_subsets,
+        n_groups=int(clusters.max()) + 1,
+        n_targets=len(rho),
+        n_excluded=len(rho) - n_kept,
+        excluded=excluded,
+        n_tied=int((kept & ((margin_kinds == TIED) | (prediction_kinds == TIED))).sum()),
+        influence=influence,
+    )
+
+
+def is_wide(dtype: np.dtype[Any]) -> bool:
+    """Whether values of this type may need float64 to be told apart."""
+    return dtype.kind in "biu" or dtype.itemsize >= 8
+
+
+def resolve_precision(precision: str, wide: bool, work: int) -> Literal["float32", "float64"]:
+    """The precision of predictions that "auto" stands for."""
+    if precision == "auto":
+        return "float64" if wide or work <= _FLOAT64_WORK else "float32"
+    return "float32" if precision == "float32" else "float64"
+
+
+def check_shapes(scores: tuple[int, ...], masks: tuple[int, ...], margins: tuple[int, ...]) -> None:
+    """Raise InputError, with the likely cause, unless [n, T], [M, n] and [M, T] fit."""
+    (n, t), (m, n_masks), (m_margins, t_margins) = scores, masks, margins
+    shapes = f"scores {scores}, masks {masks}, margins {margins}"
+    if m != m_margins:
+        hint = "masks looks transposed; pass masks.T" if n_masks == m_margins else "give one row of each per subset"
+        if t_margins == m and t == m_margins:
+            hint = "margins looks transposed; pass margins.T"
+        raise InputError(f"masks has {m} rows but margins has {m_margins} ({shapes}); {hint}")
+    if (n, t) != (n_masks, t_margins):
+        if (t, n) == (n_masks, t_margins):
+            raise InputError(f"scores looks transposed ({shapes}); pass scores.T, which is [n_train, n_targets]")
+        if n != n_masks:
+            raise InputError(f"scores has {n} rows but masks has {n_masks} columns ({shapes}); both count examples")
+        raise InputError(f"scores has {t} columns but margins has {t_margins} ({shapes}); both count targets")
+    if m < 2:
+        raise InputError(f"masks has {m} row(s); ranking needs at least two subsets")
+    if m > _MAX_SUBSETS:
+        raise InputError(f"masks has {m} rows; at most {_MAX_SUBSETS} subsets can be ranked exactly")
+    if not n or not t:
+        raise InputError(f"there is nothing to score ({shapes}); give at least one example and one target")
+
+
+def _matrix(name: str, value: Any, expected: str) -> Array:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).resolve_conj().resolve_neg().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} is not an array ({error}); give numbers {expected}") from None
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name} has dtype {array.dtype}; give real numbers {expected}")
+    if array.ndim != 2:
+        raise InputError(f"{name} has shape {array.shape}; give a matrix {expected}")
+    return array
+
+
+def _cuda_device(value: Any) -> Any:
+    torch = sys.modules.get("torch")
+    on_device = torch is not None and isinstance(value, torch.Tensor) and value.device.type != "cpu"
+    return value.device if on_device else None
+
+
+def _check_and_identify(masks: Array, max_bytes: int) -> npt.NDArray[np.intp]:
+    """For each row, the first row with the same mask; raises InputError where a value is neither 0 nor 1."""
+    m, n = masks.shape
+    first: dict[bytes, int] = {}
+    ids = np.empty(m, np.intp)
+    step = max(1, max_bytes // 8 // (n * max(4, masks.itemsize)))
+    for start in range(0, m, step):
+        block = masks[start : start + step]
+        kept = block != 0
+        if block.dtype != bool and not (kept == block).all():
+            row, column = np.argwhere(kept != block)[0]
+            raise InputError(
+                f"masks[{start + row}, {column}] is {block[row, column]}; use 1 for examples kept, 0 for others"
+            )
+        for i, bits in enumerate(np.packbits(kept, axis=1), start):
+            ids[i] = first.setdefault(hashlib.blake2b(bits.tobytes(), digest_size=16).digest(), i)
+    return ids

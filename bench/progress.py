@@ -26,6 +26,10 @@ class Progress:
         """One line."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+        self.log_only(text)
+
+    def log_only(self, text: str) -> None:
+        """One line, or several, in the log alone."""
         if self.log is not None:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

@@ -14,7 +14,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, the learning rate falling linearly to zero.
+    """SGD with momentum, the learning rate falling linearly to zero or constant.
 
     A row's steps come from its subset alone: `epochs` shuffles of it, one after another, cut into batches; the
     last batch is dropped where it is not full.
@@ -26,6 +26,7 @@ class Recipe:
         lr: learning rate of the first step, per mean loss of a batch.
         momentum: heavy-ball momentum (torch.optim.SGD's, no dampening).
         weight_decay: L2 penalty in torch.optim.SGD's scaling: the objective is mean loss + weight_decay/2 ‖θ‖².
+        schedule: `linear` multiplies `lr` by 1 − step/steps.
         evidence: what it reaches on the full training set, and how that was measured. Not part of the hash.
     """
 
@@ -35,7 +36,12 @@ class Recipe:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
+    schedule: Literal["linear", "constant"] = "linear"
     evidence: str = field(default="", compare=False)
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of step `step` (from 0) of `steps`."""
+        return self.lr * (1 - step / steps) if self.schedule == "linear" else self.lr
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a model trained on `n` examples (at least one: a small subset is one smaller batch)."""

@@ -129,7 +129,7 @@ class Trainer:
                 momentum.mul_(recipe.momentum).add_(g)
                 if recipe.weight_decay:
                     momentum.add_(parameters, alpha=recipe.weight_decay)
-                parameters.sub_(momentum, alpha=recipe.lr * (1 - step / steps))
+                parameters.sub_(momentum, alpha=recipe.rate(step, steps))
         return parameters
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ MEAN, STD = 0.1307, 0.3081  # of all 60,000 training images
 
 class Mnist(Dataset):
     models = {
-        "logreg": Recipe(Architecture("logreg"), epochs=20, batch_size=64, lr=0.01, weight_decay=1e-2),
-        "mlp": Recipe(Architecture("mlp", (128,)), epochs=15, batch_size=64, lr=0.05, weight_decay=5e-4),
+        # dattri's recipe: plain SGD, so that its published LDS can be compared with.
+        "logreg": Recipe(Architecture("logreg"), epochs=20, batch_size=64, lr=0.01, momentum=0.0, schedule="constant"),
+        "mlp": Recipe(Architecture("mlp", (128, 64)), epochs=15, batch_size=64, lr=0.05, weight_decay=5e-4),
     }
 
     def __init__(self, n_train: int = 5000, n_test: int = 500) -> None:

@@ -6,9 +6,18 @@ division. The kernels are serial and release the interpreter lock: callers run t
 costs less compile time than numba's own parallel loops and keeps results independent of the number of threads.
 """
 
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numba
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+T = TypeVar("T")
 
 Floats = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int32]
@@ -94,7 +103,8 @@ def rank_rows(values: Floats, ranks: Ranks, kinds: Codes) -> None:
         high = x[0]
         nan = False
         for i in range(m):
-            nan |= x[i] != x[i]
+            if np.isnan(x[i]):
+                nan = True
             low = min(low, x[i])
             high = max(high, x[i])
         if nan or low == high:
@@ -113,20 +123,20 @@ def rank_rows(values: Floats, ranks: Ranks, kinds: Codes) -> None:
         else:
             ends[:] = 0
             for i in range(m):
-                b = np.int32((x[i] - low) * scale)
+                b = int((x[i] - low) * scale)
                 bucket[i] = b
                 ends[b + 1] += 1
             for b in range(m):
                 ends[b + 1] += ends[b]
             for i in range(m):
-                b = bucket[i]
-                place = ends[b]
+                b = int(bucket[i])
+                place = int(ends[b])
                 ends[b] = place + 1
                 keys[place] = x[i]
                 order[place] = i
-            start = np.int32(0)
+            start = 0
             for b in range(m):
-                stop = ends[b]
+                stop = int(ends[b])
                 if stop - start > _RUN:
                     _merge_sort(keys, order, start, stop, spare_keys, spare_order)
                 elif stop - start > 1:
@@ -139,7 +149,8 @@ def rank_rows(values: Floats, ranks: Ranks, kinds: Codes) -> None:
             stop = start + 1
             while stop < m and keys[stop] == keys[start]:
                 stop += 1
-            tied |= stop > start + 1
+            if stop > start + 1:
+                tied = True
             for i in range(start, stop):
                 ranks[row, order[i]] = start + stop - m
             start = stop
@@ -152,7 +163,7 @@ def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
 
     The derivative is that of the tie-aware statistic under weights w on the observations (`bench.stats` states it):
     with centred doubled ranks a and b, ⟨·⟩ the mean over observations and
-    D_k(a; b) = (1/M)·Σ_i b_i·(2·[a_i > a_k] + [a_i = a_k]),
+    D_k(a; b) = Σ_i b_i·(2·[a_i > a_k] + [a_i = a_k]),
 
         4M²·dC_k = a_k·b_k + D_k(a; b) + D_k(b; a) − 3⟨ab⟩        4M²·dA_k = a_k² + 2·D_k(a; a) − 3⟨a²⟩
 
@@ -185,40 +196,102 @@ def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
             rho[row] = np.nan
             influence[row, :] = 0.0
             continue
-        root = np.sqrt(np.float64(sum_aa)) * np.sqrt(np.float64(sum_bb))
+        root = np.sqrt(np.float64(sum_aa) * np.float64(sum_bb))
         r = min(1.0, max(-1.0, sum_ab / root))
         rho[row] = r
 
         at_x[:] = 0
         at_y[:] = 0
         for i in range(m):
-            p = a[i] + m
-            q = b[i] + m
+            p = np.int64(a[i] + m)
+            q = np.int64(b[i] + m)
             at_x[p, 0] += a[i]
             at_x[p, 1] += b[i]
             at_y[q, 0] += b[i]
             at_y[q, 1] += a[i]
-        above_xx = np.int64(0)
-        above_xy = np.int64(0)
-        above_yy = np.int64(0)
-        above_yx = np.int64(0)
-        for p in range(2 * m - 1, -1, -1):
-            here = at_x[p, 0]
-            at_x[p, 0] = 2 * above_xx + here
+        above_xx = above_xy = above_yy = above_yx = np.int64(0)
+        for at in range(2 * m - 1, -1, -1):
+            here = at_x[at, 0]
+            at_x[at, 0] = 2 * above_xx + here
             above_xx += here
-            here = at_x[p, 1]
-            at_x[p, 1] = 2 * above_xy + here
+            here = at_x[at, 1]
+            at_x[at, 1] = 2 * above_xy + here
             above_xy += here
-            here = at_y[p, 0]
-            at_y[p, 0] = 2 * above_yy + here
+            here = at_y[at, 0]
+            at_y[at, 0] = 2 * above_yy + here
             above_yy += here
-            here = at_y[p, 1]
-            at_y[p, 1] = 2 * above_yx + here
+            here = at_y[at, 1]
+            at_y[at, 1] = 2 * above_yx + here
             above_yx += here
         for i in range(m):
             p = np.int64(a[i])
             q = np.int64(b[i])
-            dc = m * p * q + at_x[p + m, 1] + at_y[q + m, 1] - 3 * sum_ab
-            da = m * p * p + 2 * at_x[p + m, 0] - 3 * sum_aa
-            db = m * q * q + 2 * at_y[q + m, 0] - 3 * sum_bb
+            dc = m * (p * q + at_x[p + m, 1] + at_y[q + m, 1]) - 3 * sum_ab
+            da = m * (p * p + 2 * at_x[p + m, 0]) - 3 * sum_aa
+            db = m * (q * q + 2 * at_y[q + m, 0]) - 3 * sum_bb
             influence[row, i] = dc / root - 0.5 * r * (da / sum_aa + db / sum_bb)
+
+
+_BLOCK = 64
+"""Rows per unit of threaded work: fixed, so that partial sums do not depend on the number of threads."""
+_BLOCKS_PER_THREAD = 4
+
+
+def blocks(n_rows: int, row_length: int) -> list[slice]:
+    """Slices of rows to hand to a kernel at once: 64, or fewer where rows are long."""
+    step = min(_BLOCK, max(1, _BLOCK * 10_000 // row_length))
+    return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+
+def map_blocks(work: Callable[[slice], T], parts: list[slice]) -> list[T]:
+    """Results of `work` for each block, in order; worked out by as many threads as numba would use."""
+    # numba's setting knows NUMBA_NUM_THREADS; its own threads are not started.
+    limit = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # A thread takes as long to start as some blocks to work through.
+    extra = min(limit, int(getattr(numba.config, "NUMBA_NUM_THREADS", 1)), len(parts) // _BLOCKS_PER_THREAD) - 1
+    results: dict[int, T] = {}
+    todo = iter(enumerate(parts))
+    lock = threading.Lock()
+
+    def take() -> None:
+        while True:
+            with lock:
+                index, part = next(todo, (-1, slice(0)))
+            if index < 0:
+                return
+            results[index] = work(part)
+
+    if extra < 1:
+        take()
+    else:
+        with ThreadPoolExecutor(extra) as pool:
+            others = [pool.submit(take) for _ in range(extra)]
+            take()
+            for other in others:
+                other.result()
+    return [results[index] for index in range(len(parts))]
+
+
+class Workspace(threading.local):
+    """Arrays for one block, one set per thread: fresh ones for every block would cost more page faults than ranking."""
+
+    def __init__(self, parts: list[slice], row_length: int) -> None:
+        shape = (max(part.stop - part.start for part in parts), row_length)
+        self.values = np.empty(shape)
+        self.x = np.empty(shape, np.int32)
+        self.y = np.empty(shape, np.int32)
+        self.influence = np.empty(shape)
+
+
+def fill_orderable(values: Floats, rows: npt.NDArray[Any]) -> Floats:
+    """Rows of any real type as float64 of the same order, in the first rows of `values`."""
+    out = values[: len(rows)]
+    if rows.itemsize < 8 or (rows.dtype.kind == "f" and rows.itemsize == 8):
+        out[...] = rows
+        return out
+    # Integers of 64 bits and extended floats may differ beyond 53 bits: dense ranks keep their order.
+    for row, into in zip(rows, out, strict=True):
+        into[...] = np.unique(row, return_inverse=True)[1]
+    if rows.dtype.kind == "f":
+        out[np.isnan(rows)] = np.nan
+    return out

@@ -1,0 +1,324 @@
+"""`python -m bench`: verbs that each import only what they use, so that help and lists answer at once.
+
+Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run failed or a store is damaged;
+2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bench.errors import BenchError, nearest
+
+if TYPE_CHECKING:
+    from bench.runner import Options
+
+_VERBS = ("run", "train", "attribute", "lds", "report", "list", "verify")
+_EPILOG = """examples:
+  python -m bench run                                 digits/mlp with every method, in under a minute
+  python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
+  python -m bench run digits/mlp --method path/to/mine.py
+  python -m bench list
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse with errors of one sentence, and with the nearest verb."""
+
+    def error(self, message: str) -> NoReturn:
+        words = [w for w in sys.argv[1:] if not w.startswith("-")]
+        if "invalid choice" in message and words and self.prog == "bench":
+            message = f"there is no verb {words[0]!r}{nearest(words[0], list(_VERBS))} (there are: {', '.join(_VERBS)})"
+        self.exit(2, f"{self.prog}: {message}; see {self.prog.replace('bench', 'python -m bench', 1)} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="bench",
+        description="Rank training-data attribution methods by LDS, against models trained on random subsets.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    from bench import __version__
+
+    top.add_argument("--version", action="version", version=__version__)
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_verify):
+        made = add(verbs)
+        made.add_argument("--debug", action="store_true", help="show tracebacks")
+    return top
+
+
+def _add_run(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        "run", help="train the ground truth, run the methods, print the ranked table"
+    )
+    made.add_argument("setting", nargs="?", default="digits/mlp", help="dataset/model[:key=value,…] (digits/mlp)")
+    made.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME[:key=value,…]",
+        help="a method, or the path of its file; may be given again (default: every method)",
+    )
+    _training(made, "--out", "folder of the results (results/SETTING…)")
+    made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
+    return made
+
+
+def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: bool = False) -> None:
+    made.add_argument(
+        "--models", type=int, default=1500, metavar="N", help="subset models (rows) in all (default 1500)"
+    )
+    made.add_argument(
+        "--repeats", type=int, default=2, metavar="R", help="seeds per eval subset (2); two or more give a ceiling"
+    )
+    made.add_argument(
+        "--eval-subsets",
+        type=int,
+        default=200,
+        metavar="K",
+        help="at most so many eval subsets (200); 4 in 15 rows are eval rows until there are enough",
+    )
+    made.add_argument(
+        "--tune-rows", type=int, default=100, metavar="K", help="at most so many tune rows (100), 1 row in 15"
+    )
+    made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
+    made.add_argument(
+        "--output", choices=("logsumexp", "max"), default="logsumexp", help="margin: logit minus … of the others"
+    )
+    made.add_argument("--seed", type=int, default=0, metavar="S", help="root seed of everything (0)")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
+    made.add_argument(out, required=required, metavar="DIR", help=what)
+    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _data(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--data-dir", metavar="DIR", help="folder of the datasets' files (else $BENCH_DATA, else download)")
+
+
+def _add_train(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("train", help="make a ground-truth store, or go on with one")
+    made.add_argument("setting", help="dataset/model[:key=value,…]")
+    _training(made, "--out", "folder of the store", required=True)
+    made.add_argument(
+        "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
+    )
+    return made
+
+
+def _add_attribute(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("attribute", help="one method's score matrix, as .npy")
+    made.add_argument("setting", help="dataset/model[:key=value,…]")
+    made.add_argument("--method", required=True, metavar="NAME[:key=value,…]", help="the method, or its file")
+    made.add_argument("--store", required=True, metavar="STORE", help="ground truth to fit on (bench train)")
+    made.add_argument("--out", required=True, metavar="FILE.npy", help="where the scores go, [n_train, n_targets]")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
+    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return made
+
+
+def _add_lds(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("lds", help="LDS of a score matrix, from .npy files alone")
+    made.add_argument("--masks", required=True, metavar="M.npy", help="0/1 [n_subsets, n_train]")
+    made.add_argument("--margins", required=True, metavar="Y.npy", help="[n_subsets, n_targets]")
+    made.add_argument("--scores", required=True, metavar="S.npy", help="[n_train, n_targets], positive = raises")
+    made.add_argument(
+        "--precision", choices=("auto", "float32", "float64"), default="auto", help="of the predictions (auto)"
+    )
+    made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def _add_report(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("report", help="print a run's table and write its report.html")
+    made.add_argument("run", metavar="RUN", help="folder that bench run wrote")
+    made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
+    return made
+
+
+def _add_list(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("list", help="what there is: methods, settings")
+    made.add_argument("what", nargs="?", choices=("methods", "datasets"), help="only these")
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def _add_verify(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("verify", help="check every array and block of a store")
+    made.add_argument("store", metavar="STORE", help="folder of the store")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    given = parser().parse_args(arguments)
+    run = {
+        "run": _run,
+        "train": _train,
+        "attribute": _attribute,
+        "lds": _lds,
+        "report": _report,
+        "list": _list,
+        "verify": _verify,
+    }[given.verb]
+    try:
+        return run(given)
+    except BenchError as error:
+        return _fail(given, str(error), error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(given, f"{where}{error.strerror or error}", error)
+    except KeyboardInterrupt:
+        print("bench: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
+    if given.debug:
+        raise error
+    print(f"bench: {' '.join(sentence.split())}", file=sys.stderr)
+    return 2
+
+
+def _options(given: argparse.Namespace) -> Options:
+    from bench.runner import Options
+
+    names = ("setting", "models", "repeats", "eval_subsets", "tune_rows", "alpha", "output", "seed", "device")
+    return Options(
+        **{name: getattr(given, name) for name in names},
+        methods=tuple(getattr(given, "method", ())),
+        data_dir=given.data_dir,
+        out=given.out,
+        quiet=given.quiet,
+        debug=given.debug,
+    )
+
+
+def _run(given: argparse.Namespace) -> int:
+    from bench import runner
+
+    board = runner.run(_options(given))
+    _show(board, given.json)
+    return 1 if any(row.status == "failed" for row in board.methods) else 0
+
+
+def _show(board: Any, as_json: bool) -> None:
+    from bench import tables
+
+    if as_json:
+        _print_json(board)
+    else:
+        tables.show(board)
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")
+
+
+def _train(given: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from bench import runner
+
+    meta = runner.train(_options(given), Path(given.out), _shard(given.shard))
+    if meta is None:
+        print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
+    else:
+        print(f"{given.out}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {meta.identity.setting}")
+    return 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise BenchError(f"--shard is {text!r}: write i/n with 0 ≤ i < n, such as 0/4")
+    return int(i), int(n)
+
+
+def _attribute(given: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from bench import runner
+
+    out = Path(given.out)
+    if out.suffix != ".npy":
+        raise BenchError(f"--out is {given.out!r}: scores are written as .npy, so name a file that ends so")
+    cost, notes = runner.attribute(
+        given.setting, given.method, Path(given.store), out, given.device, given.data_dir, given.quiet
+    )
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(f"{out}: {cost.seconds:.1f} s, {cost.models} models")
+    return 0
+
+
+def _lds(given: argparse.Namespace) -> int:
+    from bench import runner
+
+    found = runner.lds_of_files(given.masks, given.margins, given.scores, given.precision, given.per_target)
+    if given.json:
+        _print_json(found)
+        return 0
+    low, high = found["ci"]
+    print(f"LDS {found['lds']:.4f}  95% interval [{low:.4f}, {high:.4f}]")
+    print(f"{found['n_subsets']} subsets × {found['n_targets']} targets", end="")
+    print(f"; {found['n_excluded']} excluded, {found['n_tied']} with ties (average ranks)")
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from bench import atomic, report, results
+
+    folder = Path(given.run)
+    board = results.read(folder)
+    atomic.write_text(folder / "report.html", report.html(board, results.read_per_target(folder)))
+    _show(board, given.json)
+    return 0
+
+
+def _list(given: argparse.Namespace) -> int:
+    from bench import datasets, methods
+
+    found: dict[str, dict[str, str]] = {}
+    if given.what != "datasets":
+        found["methods"] = methods.names()
+    if given.what != "methods":
+        found["datasets"] = datasets.settings()
+    if given.json:
+        import json  # msgspec is not loaded yet, and need not be
+
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return 0
+    width = max((len(name) for part in found.values() for name in part), default=0)
+    for title, part in found.items():
+        print("methods" if title == "methods" else "settings")
+        for name, summary in part.items():
+            print(f"  {name:<{width}}  {summary}")
+    return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from bench import store
+
+    wrong = store.verify(Path(given.store))
+    for sentence in wrong:
+        print(sentence)
+    if wrong:
+        print(f"{given.store}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
+        return 1
+    print(f"{given.store} is sound")
+    return 0

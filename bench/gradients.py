@@ -1,0 +1,54 @@
+"""Per-example gradients of a model with its parameters in one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.models import Flat
+from bench.outputs import Output, margins
+
+Quantity = Literal["loss", "margin"]
+_CHUNK_BYTES = 256 * 2**20
+
+
+def _scalar(flat: Flat, quantity: Quantity, output: Output) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def value(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        logits = flat(vector, x.unsqueeze(0))
+        if quantity == "loss":
+            return F.cross_entropy(logits, y.unsqueeze(0))
+        return margins(logits, y.unsqueeze(0), output).squeeze(0)
+
+    return value
+
+
+def chunks(
+    flat: Flat, vector: Tensor, x: Tensor, y: Tensor, quantity: Quantity, output: Output = "logsumexp"
+) -> Iterator[tuple[slice, Tensor]]:
+    """Gradients of each example's cross-entropy loss, or margin, with respect to the parameters.
+
+    Args:
+        flat: the model; vector: its parameters `[n_parameters]`.
+        x: examples `[n, …]`; y: labels `[n]`.
+        quantity: what to differentiate; output: which margin.
+
+    Yields:
+        A slice of the examples and their gradients `[len(slice), n_parameters]`, at most 256 MiB at a time.
+    """
+    gradient = torch.func.vmap(torch.func.grad(_scalar(flat, quantity, output)), in_dims=(None, 0, 0))
+    step = max(1, _CHUNK_BYTES // (4 * vector.element_size() * len(vector)))
+    for at in range(0, len(y), step):
+        part = slice(at, min(at + step, len(y)))
+        with torch.no_grad():
+            yield part, gradient(vector, x[part], y[part])
+
+
+def stacked(
+    flat: Flat, vector: Tensor, x: Tensor, y: Tensor, quantity: Quantity, output: Output = "logsumexp"
+) -> Tensor:
+    """All of `chunks` in one tensor `[n, n_parameters]`."""
+    return torch.cat([g for _, g in chunks(flat, vector, x, y, quantity, output)])

@@ -1,0 +1,115 @@
+"""Attribution methods. Each file in methods/ is one, importable as bench.methods.<file>; the front door is here.
+
+A method is one call: what a task gives → scores `[n_train, n_targets]`, positive where keeping the example raises
+the target's margin. A complete one:
+
+    class LabelMatch(Method):
+        def attribute(self, task: Task) -> NDArray[np.float32]:
+            return (task.data.train_y[:, None] == task.data.test_y[None, :]).astype(np.float32)
+
+Its constructor arguments are its parameters: annotate them and give them defaults; they are then set as
+`name:key=value,…`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench import _plugins
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.task import Task
+
+__all__ = ["Chosen", "Method", "Needs", "chosen", "names"]
+
+__path__ = _plugins.search_path("methods")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot do without; where it is missing, the table says `skipped: needs …`.
+
+    Attributes:
+        fit_rows: at least so many rows of the ground truth to fit on.
+        tune_rows: at least so many rows to choose hyper-parameters on.
+        max_parameters: the largest model it can work on; None for any.
+        packages: importable names of optional packages.
+    """
+
+    fit_rows: int = 0
+    tune_rows: int = 0
+    max_parameters: int | None = None
+    packages: tuple[str, ...] = ()
+
+
+class Method(ABC):
+    """A training-data attribution method.
+
+    Attributes:
+        variants: the parameters that a run without `--method` tries, one row of the table each.
+    """
+
+    variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs, with the parameters it was built with."""
+        return Needs()
+
+    @abstractmethod
+    def attribute(self, task: Task) -> NDArray[Any]:
+        """Scores `[n_train, n_targets]`, real and finite; positive = keeping the example raises the margin."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method with its parameters.
+
+    Attributes:
+        name: the method's name in tables, with the parameters that differ from their defaults.
+        method: the object; parameters: all of them, defaults filled in.
+        spec: the plug-in's name, or the path of its file.
+    """
+
+    name: str
+    method: Method
+    parameters: Mapping[str, Any]
+    spec: str
+
+
+def names() -> dict[str, str]:
+    """Every method with its one-line summary; nothing is imported."""
+    return {name: found.summary for name, found in _plugins.names("methods").items()}
+
+
+def chosen(specs: list[str] | None) -> list[Chosen]:
+    """The methods that `name[:key=value,…]` specs name, each once; by default every method in all its variants.
+
+    Raises:
+        BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method.
+    """
+    picked: dict[str, Chosen] = {}
+    if specs:
+        for spec in specs:
+            name, arguments = _plugins.split_spec(spec)
+            one = _build(name, _plugins.load("methods", name, Method), arguments)  # type: ignore[type-abstract]
+            picked[one.name] = one
+    else:
+        for name in names():
+            cls = _plugins.load("methods", name, Method)  # type: ignore[type-abstract]
+            for arguments in cls.variants:
+                one = _build(name, cls, dict(arguments))
+                picked[one.name] = one
+    return list(picked.values())
+
+
+def _build(name: str, cls: type[Method], arguments: dict[str, Any]) -> Chosen:
+    short = name.removesuffix(".py").rpartition("/")[2]
+    method, full = _plugins.construct(cls, f"the method {short}", arguments)
+    extra = ",".join(f"{key}={arguments[key]}" for key in sorted(arguments))
+    return Chosen(short + (f":{extra}" if extra else ""), method, full, name)

@@ -1,0 +1,187 @@
+"""What a run found, as files: leaderboard.json, .csv, .md, the values per target, report.html."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from bench import atomic
+from bench.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+SCHEMA = 1
+Interval = tuple[float, float]
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a method took.
+
+    Attributes:
+        seconds: wall clock of attributing alone.
+        models: models trained for it: rows of the ground truth and full-set checkpoints.
+        peak_bytes: most memory above what the process held before.
+        train_seconds: worker-seconds that training those models took.
+        disk_bytes: what it left or kept on disk: the score matrix and its cache at the end.
+    """
+
+    seconds: float
+    models: int
+    peak_bytes: int
+    train_seconds: float = 0.0
+    disk_bytes: int = 0
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One method of the table; `scores` and `per_target` are paths relative to the leaderboard's folder."""
+
+    name: str
+    params: dict[str, Any]
+    status: Literal["ok", "skipped", "failed"]
+    reason: str | None = None
+    lds: float | None = None
+    ci: Interval | None = None
+    rank: int | None = None
+    n_excluded: int = 0
+    n_tied: int = 0
+    notes: list[str] = []
+    cost: Cost = Cost(0.0, 0, 0)
+    scores: str | None = None
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Rows by role; `eval` counts rows, `eval / repeats` subsets."""
+
+    fit: int
+    tune: int
+    eval: int
+    repeats: int
+
+
+class CeilingRow(msgspec.Struct, frozen=True):
+    """The best LDS that could be had (`bench.stats.noise_ceiling`)."""
+
+    lds: float
+    ci: Interval
+
+
+class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
+    """leaderboard.json.
+
+    Attributes:
+        schema: version of this format.
+        setting, alpha, output, seed: what was asked (`bench.store.Identity`).
+        protocol: `expectation`: every subset model has a seed of its own.
+        rows: how many rows fit, tune and judge.
+        n_train, n_targets: the size of a score matrix.
+        ceiling: noise ceiling, None with one seed per subset.
+        methods: best first, then those that were skipped or failed.
+        ground_truth: the store's folder, relative to the leaderboard's, and its key.
+        versions, hardware: what it ran on.
+    """
+
+    schema: int = SCHEMA
+    setting: str
+    alpha: float
+    output: str
+    seed: int
+    protocol: Literal["expectation"] = "expectation"
+    rows: Counts
+    n_train: int
+    n_targets: int
+    ceiling: CeilingRow | None
+    methods: list[Row]
+    ground_truth: dict[str, str]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per method, in order; costs and interval ends as columns."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "rank": pd.array([m.rank for m in self.methods], "Int64"),
+                "method": [m.name for m in self.methods],
+                "lds": [_number(m.lds) for m in self.methods],
+                "ci_low": [_number(m.ci and m.ci[0]) for m in self.methods],
+                "ci_high": [_number(m.ci and m.ci[1]) for m in self.methods],
+                "status": [m.status for m in self.methods],
+                "reason": [m.reason or "" for m in self.methods],
+                "n_excluded": [m.n_excluded for m in self.methods],
+                "n_tied": [m.n_tied for m in self.methods],
+                "models": [m.cost.models for m in self.methods],
+                "train_seconds": [m.cost.train_seconds for m in self.methods],
+                "seconds": [m.cost.seconds for m in self.methods],
+                "peak_bytes": [m.cost.peak_bytes for m in self.methods],
+                "disk_bytes": [m.cost.disk_bytes for m in self.methods],
+            }
+        )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def ranked(rows: list[Row]) -> list[Row]:
+    """The same rows with ranks, best first; then those without an LDS, in the order given."""
+    scored = sorted((r for r in rows if r.status == "ok" and r.lds is not None), key=lambda r: -(r.lds or 0.0))
+    rest = [msgspec.structs.replace(r, rank=None) for r in rows if r.status != "ok" or r.lds is None]
+    return [*(msgspec.structs.replace(r, rank=i) for i, r in enumerate(scored, 1)), *rest]
+
+
+def write(folder: Path, board: Leaderboard, per_target: dict[str, NDArray[np.float64]], labels: NDArray[Any]) -> None:
+    """Write every file of a run but the score matrices and the log.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    import pandas as pd
+
+    from bench import report, tables
+
+    atomic.write_text(folder / "leaderboard.json", msgspec.json.format(msgspec.json.encode(board)).decode() + "\n")
+    atomic.write_text(folder / "leaderboard.csv", board.to_frame().to_csv(index=False, lineterminator="\n"))
+    atomic.write_text(folder / "leaderboard.md", tables.markdown(board))
+    columns = {"target": np.arange(len(labels)), "label": labels, **per_target}
+    atomic.write_text(folder / "per_target.csv", pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
+    atomic.write_text(folder / "report.html", report.html(board, per_target))
+
+
+def read(path: Path) -> Leaderboard:
+    """Read leaderboard.json, given the file or its folder.
+
+    Raises:
+        InputError: it is not there, torn, or of another schema.
+    """
+    file = path / "leaderboard.json" if path.is_dir() else path
+    try:
+        board = msgspec.json.decode(file.read_bytes(), type=Leaderboard)
+    except FileNotFoundError as error:
+        raise InputError(f"{file} does not exist: name a folder that `bench run` wrote") from error
+    except msgspec.DecodeError as error:
+        raise InputError(f"{file} cannot be read as a leaderboard: {error}") from error
+    if board.schema != SCHEMA:
+        raise InputError(f"{file} has schema {board.schema}, and this version reads schema {SCHEMA}")
+    return board
+
+
+def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:
+    """The LDS of every target by method, from a run's per_target.csv.
+
+    Raises:
+        InputError: it is not there.
+    """
+    import pandas as pd
+
+    path = folder / "per_target.csv"
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
+    return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ("target", "label")}

@@ -1,0 +1,126 @@
+"""The leaderboard as a table: rich on a terminal, plain text in a pipe, Markdown in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.results import Leaderboard, Row
+
+HEADER = ("rank", "method", "LDS", "95% interval", "models", "training", "attributing", "memory")
+_RIGHT = {"rank", "LDS", "models", "training", "attributing", "memory"}
+_SIGN = -0.1
+
+
+def lds(value: float | None) -> str:
+    """An LDS as everywhere in tables: three digits."""
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")
+
+
+def interval(ci: tuple[float, float] | None) -> str:
+    """An interval as everywhere in tables."""
+    return "–" if ci is None else f"[{lds(ci[0])}, {lds(ci[1])}]"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One method as texts, in the order of HEADER."""
+    cost = row.cost
+    figures = (str(cost.models), _seconds(cost.train_seconds), _seconds(cost.seconds), f"{cost.peak_bytes / 1e6:.0f} MB")
+    return (
+        str(row.rank or ""),
+        row.name,
+        row.status if row.status != "ok" else lds(row.lds),
+        interval(row.ci),
+        *(figures if row.status == "ok" else ("",) * len(figures)),
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
+
+
+def caption(board: Leaderboard) -> list[str]:
+    """What the table is of, in sentences."""
+    rows = board.rows
+    subsets = rows.eval // rows.repeats
+    per_seed = "one seed" if rows.repeats == 1 else f"{rows.repeats} seeds"
+    lines = [
+        f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (α = {board.alpha:g}, {board.output} margin, "
+        f"{board.n_train} train × {board.n_targets} targets); {rows.fit} fit and {rows.tune} tune rows.",
+    ]
+    if board.ceiling is not None:
+        lines.append(f"Noise ceiling: {lds(board.ceiling.lds)} {interval(board.ceiling.ci)}.")
+    return lines
+
+
+def footnotes(board: Leaderboard) -> list[str]:
+    """What a reader of the table must know of single rows; what holds for several is said once."""
+    said: dict[str, list[str]] = {}
+    for row in board.methods:
+        for text in _remarks(row, board.n_targets):
+            said.setdefault(text, []).append(row.name)
+    scored = [row.name for row in board.methods if row.lds is not None]
+    return [f"{'all methods' if who == scored and len(who) > 1 else ', '.join(who)}: {text}" for text, who in said.items()]
+
+
+def _remarks(row: Row, n_targets: int) -> Iterator[str]:
+    if row.reason:
+        yield f"{row.status}: {row.reason}" if row.status != "ok" else row.reason
+    if row.n_excluded:
+        yield f"{row.n_excluded} of {n_targets} targets are excluded (no correlation)"
+    if row.n_tied:
+        yield f"{row.n_tied} of {n_targets} targets have ties (average ranks)"
+    if row.lds is not None and row.lds < _SIGN:
+        yield "strongly negative: are its scores of the opposite sign?"
+    yield from row.notes
+
+
+def plain(board: Leaderboard) -> str:
+    """Aligned plain text, for pipes."""
+    table = [HEADER, *(cells(row) for row in board.methods)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if name in _RIGHT else text.ljust(width)
+            for text, width, name in zip(line, widths, HEADER, strict=True)
+        ).rstrip()
+        for line in table
+    ]
+    return "\n".join([*caption(board), "", *lines, *_spaced(footnotes(board))]) + "\n"
+
+
+def markdown(board: Leaderboard) -> str:
+    """A GitHub table with caption and notes."""
+    align = ["---:" if name in _RIGHT else "---" for name in HEADER]
+    table = [HEADER, align, *(cells(row) for row in board.methods)]
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in table]
+    notes = [f"- {note}" for note in footnotes(board)]
+    return "\n".join([" ".join(caption(board)), "", *lines, *_spaced(notes)]) + "\n"
+
+
+def _spaced(lines: list[str]) -> list[str]:
+    return ["", *lines] if lines else []
+
+
+def show(board: Leaderboard) -> None:
+    """Print the table on stdout."""
+    import sys
+
+    if not sys.stdout.isatty():
+        sys.stdout.write(plain(board))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(header_style="bold", caption="\n".join(footnotes(board)) or None, caption_justify="left")
+    for name in HEADER:
+        table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
+    for row in board.methods:
+        style = {"ok": "", "skipped": "dim", "failed": "red"}[row.status]
+        table.add_row(*(Text(text) for text in cells(row)), style=style)
+    console = Console()
+    for line in caption(board):
+        console.print(line, highlight=False, markup=False)
+    console.print(table)

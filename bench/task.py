@@ -1,0 +1,200 @@
+"""What a method is given: data, models, the rows it may use. What it uses is written down and charged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from bench.errors import BenchError, EvalRowError, InputError
+from bench.guard import Guard
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from bench.checkpoints import Pool
+    from bench.datasets import Data, Setting
+    from bench.models import Flat
+    from bench.store import GroundTruth, Rows
+    from bench.train import Trainer
+
+L = TypeVar("L")
+
+
+@dataclass
+class Usage:
+    """What a method has used so far.
+
+    Attributes:
+        rows: rows of the ground truth it was given.
+        checkpoints: full-set models trained for it.
+        train_seconds: worker-seconds that training all of these took.
+    """
+
+    rows: set[int] = field(default_factory=set)
+    checkpoints: int = 0
+    train_seconds: float = 0.0
+
+    @property
+    def models(self) -> int:
+        """Models trained for it."""
+        return len(self.rows) + self.checkpoints
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may see which rows of a ground truth."""
+
+    truth: GroundTruth
+    fit: NDArray[np.int64]
+    tune: NDArray[np.int64]
+    eval: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        """Refuse groups that share a row or a mask.
+
+        Raises:
+            EvalRowError: two groups have a row, or a mask, in common.
+        """
+        seen: dict[bytes, tuple[str, int]] = {}
+        for name, index in (("eval", self.eval), ("tune", self.tune), ("fit", self.fit)):
+            for row in index:
+                packed = np.packbits(self.truth.masks[row]).tobytes()
+                owner, first = seen.setdefault(packed, (name, int(row)))
+                if owner != name:
+                    raise EvalRowError(
+                        f"{self.truth.path}: {name} row {row} has the same subset as {owner} row {first}; "
+                        "fit, tune and eval rows must not mix, so train with another --seed or more examples"
+                    )
+
+
+class Task:
+    """The one argument of `Method.attribute`.
+
+    Attributes:
+        setting: dataset, model, recipe; data: the examples (`train_x`, `train_y`, `test_x`, `test_y`).
+        output: the model output that scores must predict, `logsumexp` or `max` margin.
+        alpha: kept fraction of the subsets that judge.
+        device: torch device to work on.
+        rng: seeded numpy generator, and `seed`, an int for other libraries: functions of the run's seed and the
+            method's name alone.
+        cache: an empty folder for files; it is removed afterwards.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        data: Data,
+        access: Access,
+        trainer: Trainer,
+        pool: Pool,
+        output: str,
+        alpha: float,
+        seed: np.random.SeedSequence,
+        cache: Path,
+    ) -> None:
+        self.setting, self.data, self.output, self.alpha, self.cache = setting, data, output, alpha, cache
+        self.rng = np.random.default_rng(seed)
+        self.seed = int(seed.generate_state(1, np.uint32)[0] >> 1)
+        self.usage = Usage()
+        self.refused: str | None = None
+        self.notes: list[str] = []
+        self._access, self._trainer, self._pool = access, trainer, pool
+        self._given: dict[str, Rows] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Torch device to work on."""
+        return self._trainer.device
+
+    def note(self, text: str) -> None:
+        """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
+        self.notes.append(text)
+
+    @property
+    def fit(self) -> Rows:
+        """The rows to fit on: `.masks` bool `[m, n_train]`, `.margins` float32 `[m, n_targets]`; read-only."""
+        return self._group("fit", self._access.fit)
+
+    @property
+    def tune(self) -> Rows:
+        """The rows to choose hyper-parameters on; disjoint from `fit`, in masks and in models."""
+        return self._group("tune", self._access.tune)
+
+    def rows(self, index: Iterable[int]) -> Rows:
+        """Some fit or tune rows by number.
+
+        Raises:
+            EvalRowError: a row that judges is among them. The method's scores are then refused, whatever it does.
+            InputError: a row that does not exist.
+        """
+        wanted = np.asarray(list(index), np.int64)
+        allowed = np.concatenate([self._access.fit, self._access.tune])
+        touched = np.intersect1d(wanted, self._access.eval)
+        if len(touched):
+            self.refused = f"it asked for row {touched[0]}, which judges"
+            raise EvalRowError(self.refused)
+        unknown = np.setdiff1d(wanted, allowed)
+        if len(unknown):
+            raise InputError(f"there is no fit or tune row {unknown[0]}: task.fit.index and task.tune.index list them")
+        return self._charged(wanted)
+
+    def checkpoints(self, count: int) -> list[torch.nn.Module]:
+        """`count` models trained on the full training set by the setting's recipe, each from a seed of its own."""
+        flat = self.flat
+        return [flat().load(vector) for vector in self.checkpoint_vectors(count)]
+
+    def checkpoint_vectors(self, count: int) -> torch.Tensor:
+        """The same as parameter vectors, float32 `[count, n_parameters]`, for `task.flat()`."""
+        vectors, seconds = self._pool.get(count)
+        if count > self.usage.checkpoints:
+            self.usage.checkpoints, new = count, count - self.usage.checkpoints
+            self.usage.train_seconds += seconds * new / count
+        return vectors
+
+    def flat(self) -> Flat:
+        """A fresh module whose parameters are one vector: `flat(vector, x)` gives logits, `flat.load` a module."""
+        return self._trainer.flat()
+
+    def inputs(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The `train` or `test` examples and labels as tensors on the device."""
+        return self._trainer.inputs(part)
+
+    def choose(self, candidates: Iterable[tuple[L, NDArray[Any]]]) -> tuple[L, NDArray[Any]]:
+        """The candidate `(label, scores)` with the best LDS on the tune rows; the first of equals."""
+        from bench.lds import MarginRanks, lds
+
+        rows = self.tune
+        ranks = MarginRanks.of(rows.margins)
+        best: tuple[float, L, NDArray[Any]] | None = None
+        for label, scores in candidates:
+            mean = lds(scores, rows.masks, rows.margins, ranks=ranks).mean
+            if best is None or mean > best[0]:
+                best = mean, label, scores
+        if best is None:
+            raise BenchError("there is no candidate to choose from")
+        return best[1], best[2]
+
+    def guarded(self) -> Guard:
+        """Context in which opening the ground truth's files is noticed and refused."""
+        return Guard(self._access.truth.path)
+
+    def _group(self, name: str, index: NDArray[np.int64]) -> Rows:
+        if name not in self._given:
+            self._given[name] = self._charged(index)
+        return self._given[name]
+
+    def _charged(self, index: NDArray[np.int64]) -> Rows:
+        with Guard.lifted():
+            rows = self._access.truth.rows(index)
+        new = set(index.tolist()) - self.usage.rows
+        self.usage.rows |= new
+        meta = self._access.truth.meta
+        if meta is not None:
+            per_row = sum(b.seconds for b in meta.blocks) / max(1, sum(b.stop - b.start for b in meta.blocks))
+            self.usage.train_seconds += per_row * len(new)
+        return rows

@@ -1,0 +1,25 @@
+"""GradDot: minus the dot product of a training loss gradient with a target's margin gradient, mean over checkpoints.
+
+Charpiat et al. (2019), "Input similarity from the neural network perspective".
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import gradients
+from bench.methods import Method
+from bench.task import Task
+
+
+class GradDot(Method):
+    def __init__(self, checkpoints: int = 5) -> None:
+        self.checkpoints = checkpoints
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        train, test = task.inputs("train"), task.inputs("test")
+        scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
+        for vector in task.checkpoint_vectors(self.checkpoints):
+            targets = gradients.stacked(task.flat(), vector, *test, "margin", task.output)
+            for part, g in gradients.chunks(task.flat(), vector, *train, "loss"):
+                scores[part] -= (g @ targets.T).cpu().numpy() / self.checkpoints
+        return scores

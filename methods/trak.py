@@ -1,0 +1,90 @@
+"""TRAK through its authors' package (PyPI `traker`): projected margin gradients of several checkpoints.
+
+Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale". The package's default is
+no damping; `damping` adds that share of the mean diagonal of each checkpoint's feature kernel, and `tune` takes the
+best of DAMPINGS by LDS on the tune rows.
+"""
+
+import contextlib
+import io
+import logging
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.methods import Method, Needs
+from bench.task import Task
+
+DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
+BATCH = 256
+
+
+class Trak(Method):
+    variants = ({}, {"damping": "tune"})
+
+    def __init__(
+        self, checkpoints: int = 5, proj_dim: int = 512, damping: float | Literal["tune"] = 0.0
+    ) -> None:
+        self.checkpoints, self.proj_dim, self.damping = checkpoints, proj_dim, damping
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(tune_rows=2 if self.damping == "tune" else 0, packages=("trak",))
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        with contextlib.redirect_stderr(io.StringIO()):  # the package's progress bars
+            return self._attribute(task)
+
+    def _attribute(self, task: Task) -> NDArray[np.float32]:
+        import torch
+        from trak import TRAKer
+        from trak.projectors import BasicProjector, ProjectionType
+
+        models = task.checkpoints(self.checkpoints)
+        projector = BasicProjector(
+            grad_dim=sum(p.numel() for p in models[0].parameters()),
+            proj_dim=self.proj_dim,
+            seed=task.seed,
+            proj_type=ProjectionType.rademacher,
+            device=task.device,
+            block_size=self.proj_dim,  # one block: the package would otherwise draw the matrix anew for every batch
+        )
+        projector.free_memory = lambda: None  # the package frees the matrix at each finalize, and cannot do so twice
+        traker = TRAKer(
+            model=task.flat().module,
+            task="image_classification",
+            train_set_size=task.data.n_train,
+            save_dir=str(task.cache),
+            device=str(task.device),
+            projector=projector,
+            proj_dim=self.proj_dim,
+            use_half_precision=False,
+            logging_level=logging.ERROR,
+        )
+        x, y = task.inputs("train")
+        for number, model in enumerate(models):
+            traker.load_checkpoint(model.state_dict(), model_id=number)
+            for batch in zip(x.split(BATCH), y.split(BATCH), strict=True):
+                traker.featurize(batch=batch, num_samples=len(batch[1]))
+        x, y = task.inputs("test")
+        traker.finalize_features()
+        for number, model in enumerate(models):
+            traker.start_scoring_checkpoint("targets", model.state_dict(), number, num_targets=len(y))
+            for batch in zip(x.split(BATCH), y.split(BATCH), strict=True):
+                traker.score(batch=batch, num_samples=len(batch[1]))
+
+        def scores(damping: float) -> NDArray[np.float32]:
+            for number in range(self.checkpoints):
+                traker.saver.load_current_store(number)
+                features = torch.as_tensor(traker.saver.current_store["grads"])
+                traker.score_computer.lambda_reg = damping * float(features.square().sum(0).mean())
+                traker.saver.model_ids[number]["is_finalized"] = 0
+                traker.finalize_features(model_ids=[number])
+            return np.array(traker.finalize_scores("targets"), np.float32)
+
+        if self.damping == "tune":
+            damping, best = task.choose((d, scores(d)) for d in DAMPINGS)
+            task.note(f"damping {damping:g} was best on the tune rows")
+            return best
+        return scores(self.damping)
