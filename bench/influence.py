@@ -3,11 +3,11 @@
 Koh and Liang (2017), eq. 1–2: to first order, keeping example k changes the parameters by −H⁻¹∇ℓ_k/n, hence the
 margin of target j by
 
-    score[k, j] = −∇m_jᵀ (G + (w + δ·mean(diag G)) I)⁻¹ ∇ℓ_k / n,
+    score[k, j] = −∇m_jᵀ (G + (w + λ) I)⁻¹ ∇ℓ_k / n,
 
 with G the Gauss–Newton matrix of the mean loss, (1/n) Σ_i J_iᵀ (diag(p_i) − p_i p_iᵀ) J_i (Schraudolph 2002; it is
 the Hessian where the logits are linear in the parameters, as in logistic regression), w the recipe's weight decay
-and δ a damping relative to the mean diagonal.
+and λ a ridge: 0 is exact for a converged model; damping is a ridge in units of the mean diagonal of G.
 """
 
 from __future__ import annotations
@@ -45,21 +45,23 @@ class Influence:
     ) -> None:
         self.flat, self.vector, self.train, self.weight_decay = flat, vector, train, weight_decay
         self.matrix = gauss_newton(flat, vector, train[0])
+        self.mean_diagonal = float(self.matrix.diagonal().mean())
         self.target_gradients = gradients.stacked(flat, vector, *test, "margin", output)
 
-    def scores(self, damping: float) -> Tensor:
-        """Scores `[n_train, n_targets]` float32 with a damping relative to the mean diagonal of G.
+    def scores(self, ridge: float) -> Tensor:
+        """Scores `[n_train, n_targets]` float32 with λ = `ridge`.
 
         Raises:
             ValueError: the damped matrix is singular to working precision.
         """
         # With a tenth of the mean diagonal added, float32 is accurate to about 1e-3 and takes a third of the time.
-        damped = self.matrix.to(torch.float32) if damping >= _FLOAT32_FROM else self.matrix.clone()
-        damped.diagonal().add_(self.weight_decay + damping * float(self.matrix.diagonal().mean()))
+        double = ridge < _FLOAT32_FROM * self.mean_diagonal
+        damped = self.matrix.clone() if double else self.matrix.to(torch.float32, copy=True)
+        damped.diagonal().add_(self.weight_decay + ridge)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if failed:
             raise ValueError(
-                f"the Gauss–Newton matrix with damping {damping} and weight decay {self.weight_decay} is singular to "
+                f"the Gauss–Newton matrix with ridge {ridge:g} and weight decay {self.weight_decay:g} is singular to "
                 "working precision: use a larger damping"
             )
         solved = torch.cholesky_solve(self.target_gradients.T.to(damped.dtype), factor).to(self.vector.dtype)

@@ -29,6 +29,8 @@ Precision = Literal["auto", "float32", "float64"]
 MAX_BYTES = 256 << 20
 _FLOAT64_WORK = 200_000_000
 """`precision="auto"` predicts in float64 up to this many multiply-adds, where it costs milliseconds."""
+_MANY_SUBSETS = 400
+"""From here on tables of 8 examples beat tables of 4: more masks share the work of filling them."""
 _MAX_SUBSETS = 1_000_000
 """The sums of integer ranks stay below 2⁶³ up to here."""
 
@@ -135,8 +137,8 @@ def lds(
             a mask (repeats with other seeds) form a group.
         ranks: `MarginRanks.of(margins)`, to save ranking the same margins for every method.
         precision: of the predictions. "auto" takes float64 when the scores are float64 or integers, or when the work
-            is small; otherwise float32, whose order of summation can flip near-ties: up to 4e-6 in one target's
-            correlation, 1e-8 in the mean.
+            is small; otherwise float32, whose rounding can swap near-ties. A swap of neighbours moves one target's
+            correlation by at most 12/n_subsets², and the mean by that over n_targets.
         level: nominal coverage of the interval.
         max_bytes: bound on temporaries.
 
@@ -177,10 +179,11 @@ def lds(
     score_kinds = np.zeros(n_targets, np.uint8)
     prediction_kinds = np.zeros(n_targets, np.uint8)
     margin_kinds = np.zeros(n_targets, np.uint8)
-    predictor = _Predictor(score_array, mask_array, mask_ids, precision, max_bytes)
+    margin_itemsize = margin_array.itemsize if ranks is None else 0
+    predictor = _Predictor(score_array, mask_array, mask_ids, precision, max_bytes, margin_itemsize)
     by_group = GroupSums(clusters)
 
-    for part in predictor.slabs(margin_array.itemsize if ranks is None else 0):
+    for part in predictor.slabs():
         predictions, score_kinds[part] = predictor(part)
         # One sequential read: a memmap's columns are far apart.
         slab = np.ascontiguousarray(margin_array[:, part]) if ranks is None else None
@@ -245,7 +248,7 @@ def predict(
     check_shapes(score_array.shape, mask_array.shape, (mask_array.shape[0], score_array.shape[1]))
     predictor = _Predictor(score_array, mask_array, _check_and_identify(mask_array, max_bytes), precision, max_bytes)
     out = np.empty((score_array.shape[1], mask_array.shape[0]), predictor.dtype)
-    for part in predictor.slabs(0):
+    for part in predictor.slabs():
         out[part] = predictor(part)[0]
     return out
 
@@ -253,74 +256,86 @@ def predict(
 class _Predictor:
     """Masks @ scores, by slabs of targets, within a budget of bytes."""
 
-    def __init__(self, scores: Array, masks: Array, mask_ids: Array, precision: str, max_bytes: int) -> None:
+    def __init__(
+        self, scores: Array, masks: Array, mask_ids: Array, precision: str, max_bytes: int, margin_itemsize: int = 0
+    ) -> None:
         m, n = masks.shape
         t = scores.shape[1]
-        self.scores, self.masks, self.max_bytes = scores, masks, max_bytes
+        self.scores, self.masks = scores, masks
         self.dtype = np.dtype(resolve_precision(precision, is_wide(scores.dtype), m * n * t))
-        self.repeats = np.flatnonzero(mask_ids != np.arange(m))
-        self.firsts = mask_ids[self.repeats]
         size = self.dtype.itemsize
         self.at_once = m * n * t <= _FLOAT64_WORK and size == 8 and 8 * (m * n + n * t + m * t) <= max_bytes
-        self.float_masks = masks.astype(self.dtype) if self.at_once or m * n * size <= max_bytes // 4 else None
+        self.repeats = np.flatnonzero(mask_ids != np.arange(m))
+        self.firsts = mask_ids[self.repeats]
+        # Half of the budget holds a slab's predictions, margins and ranks; an eighth each a chunk of scores and masks.
+        self.width = t if self.at_once else min(t, max(1, max_bytes // 2 // (m * (size + margin_itemsize + 4))))
+        narrow = size == 4 or (scores.dtype.kind == "f" and scores.itemsize <= 4)
+        self.chunk_dtype = np.dtype(np.float32 if narrow else np.float64)
+        self.bits = 4 if m < _MANY_SUBSETS else 8
+        in_place = _usable(scores, self.chunk_dtype) and self.width == t
+        chunk = min(n if in_place else max_bytes // 8 // (self.width * self.chunk_dtype.itemsize), max_bytes // 8 // m)
+        whole_groups = 4 * self.bits
+        self.step = max(whole_groups, chunk // whole_groups * whole_groups)
+        self.codes: dict[int, Array] | None = {} if m * n // self.bits <= max_bytes // 4 else None
 
-    def slabs(self, margin_itemsize: int) -> Iterator[slice]:
-        """Slices of targets whose predictions, margins and ranks fit in half of the budget."""
+    def slabs(self) -> Iterator[slice]:
+        """Slices of targets."""
         n_targets = self.scores.shape[1]
-        per_target = self.masks.shape[0] * (2 * self.dtype.itemsize + margin_itemsize + 4)
-        step = n_targets if self.at_once else max(1, self.max_bytes // 2 // per_target)
-        for start in range(0, n_targets, step):
-            yield slice(start, min(start + step, n_targets))
+        for start in range(0, n_targets, self.width):
+            yield slice(start, min(start + self.width, n_targets))
 
     def __call__(self, part: slice) -> tuple[Array, npt.NDArray[np.uint8]]:
         """Predictions [targets of the part, n_subsets], and per target 1 where a score is not finite."""
+        if not self.at_once:
+            return self._tabulated(self.scores[:, part])
+        # The textbook expression: on small problems users compare with it to the last bit.
+        whole = self.scores.astype(np.float64)
         with np.errstate(all="ignore"):  # scores that are not finite are reported by the second result
-            if self.at_once and self.float_masks is not None:
-                # The textbook expression: on small problems users compare with it to the last bit.
-                whole = self.scores.astype(np.float64)
-                predictions = np.ascontiguousarray((self.float_masks @ whole).T)
-                bad = ~np.isfinite(whole).all(axis=0)
-            else:
-                predictions, bad = self._chunked(self.scores[:, part])
+            predictions = np.ascontiguousarray((self.masks.astype(np.float64) @ whole).T)
         # BLAS may sum different rows in different orders: equal masks get equal predictions here.
         predictions[:, self.repeats] = predictions[:, self.firsts]
-        return predictions, np.asarray(bad, np.uint8)
+        return predictions, np.asarray(~np.isfinite(whole).all(axis=0), np.uint8)
 
-    def _chunked(self, scores: Array) -> tuple[Array, npt.NDArray[np.bool_]]:
+    def _tabulated(self, scores: Array) -> tuple[Array, npt.NDArray[np.uint8]]:
+        from bench.kernels import ranks as kernel
+
         n, t = scores.shape
         m = self.masks.shape[0]
-        share = self.max_bytes // 8 // self.dtype.itemsize
-        direct = scores.dtype == self.dtype and scores.flags.aligned and self.dtype.itemsize in scores.strides
-        step = n if direct and self.float_masks is not None else min(n, max(1, share // t))
-        rows = m if self.float_masks is not None else max(1, share // step)
-        predictions = np.empty((t, m), self.dtype)
-        product = predictions if step >= n and rows >= m else np.empty((t, min(rows, m)), self.dtype)
+        out = np.zeros((t, m), self.dtype)
         bad = np.zeros(t, bool)
-        for k in range(0, n, step):
-            chunk = scores[k : k + step] if direct else np.ascontiguousarray(scores[k : k + step], self.dtype)
-            bad |= _bad_columns(chunk)
-            for i in range(0, m, rows):
-                if self.float_masks is not None:
-                    masks = self.float_masks[:, k : k + step]
-                else:
-                    masks = self.masks[i : i + rows, k : k + step].astype(self.dtype)
-                into = predictions[:, i : i + rows]
-                out = product[:, : masks.shape[0]]
-                np.matmul(chunk.T, masks.T, out=out)
-                if k:
-                    into += out
-                elif product is not predictions:
-                    into[...] = out
-        return predictions, bad
+        strips = [slice(start, start + kernel.STRIP) for start in range(0, t, kernel.STRIP)]
+        tables = kernel.Tables(m, self.bits, self.dtype)
+        buffer = None if _usable(scores, self.chunk_dtype) else np.empty((min(n, self.step), t), self.chunk_dtype)
+        for k in range(0, n, self.step):
+            chunk = scores[k : k + self.step]
+            if buffer is not None:
+                buffer[: len(chunk)] = chunk
+                chunk = buffer[: len(chunk)]
+            codes = self._codes(k)
+
+            def work(strip: slice, codes: Array = codes, chunk: Array = chunk) -> None:
+                kernel.add_predictions(codes, chunk, self.bits, strip.start, out, bad, tables.table, tables.sums)
+
+            kernel.map_blocks(work, strips)
+        return out, bad.view(np.uint8)
+
+    def _codes(self, k: int) -> Array:
+        from bench.kernels import ranks as kernel
+
+        if self.codes is not None and k in self.codes:
+            return self.codes[k]
+        masks = self.masks[:, k : k + self.step]
+        codes = kernel.pack_masks(
+            masks if _usable(masks, np.dtype(bool)) else np.array(masks, bool, order="C"), self.bits
+        )
+        if self.codes is not None:
+            self.codes[k] = codes
+        return codes
 
 
-def _bad_columns(chunk: Array) -> npt.NDArray[np.bool_]:
-    """Columns with a value that is not finite: a sum is one pass; only suspects get the exact check."""
-    suspects = np.flatnonzero(~np.isfinite(chunk.sum(axis=0)))
-    bad = np.zeros(chunk.shape[1], bool)
-    for column in suspects:
-        bad[column] = not np.isfinite(chunk[:, column]).all()
-    return bad
+def _usable(array: Array, dtype: np.dtype[Any]) -> bool:
+    """Whether a kernel compiled for plain arrays of this type takes the array as it is."""
+    return array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned and array.flags.writeable
 
 
 def _any_finite(scores: Array, max_bytes: int) -> bool:

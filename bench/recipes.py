@@ -46,3 +46,12 @@ class Recipe:
     def steps(self, n: int) -> int:
         """Optimiser steps of a model trained on `n` examples (at least one: a small subset is one smaller batch)."""
         return max(1, self.epochs * n // min(self.batch_size, n))
+
+    def early_stopping_ridge(self, n: int) -> float:
+        """The ridge λ that stopping after this recipe's steps on `n` examples amounts to: (1 − momentum) / Σ_t lr_t.
+
+        Gradient flow for a time t shrinks a direction of curvature c by 1 − exp(−ct), a ridge λ by c/(c + λ): alike
+        for λ = 1/t (Ali, Kolter and Tibshirani 2019, "A continuous-time view of early stopping", theorem 1).
+        """
+        steps = self.steps(n)
+        return (1 - self.momentum) / sum(self.rate(step, steps) for step in range(steps))

@@ -1,7 +1,8 @@
 """Explicit influence function with a damped Gauss–Newton matrix, mean over checkpoints; exact for logistic regression.
 
-Koh and Liang (2017), "Understanding black-box predictions via influence functions". `damping` is relative to the
-matrix's mean diagonal; `tune` takes the best of DAMPINGS by LDS on the tune rows, judged at the first checkpoint.
+Koh and Liang (2017), "Understanding black-box predictions via influence functions". `damping` is a ridge in units of
+the matrix's mean diagonal, or `early-stopping`: the ridge that the recipe's number of steps amounts to
+(`Recipe.early_stopping_ridge`), or `tune`: the best of DAMPINGS by LDS on the tune rows, at the first checkpoint.
 """
 
 from typing import Literal
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.influence import Influence
 from bench.methods import Method, Needs
+from bench.subsets import subset_size
 from bench.task import Task
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -19,7 +21,9 @@ DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
 class ExplicitInfluence(Method):
     variants = ({}, {"damping": "tune"})
 
-    def __init__(self, checkpoints: int = 3, damping: float | Literal["tune"] = 0.0) -> None:
+    def __init__(
+        self, checkpoints: int = 3, damping: float | Literal["early-stopping", "tune"] = "early-stopping"
+    ) -> None:
         self.checkpoints, self.damping = checkpoints, damping
 
     @property
@@ -27,15 +31,19 @@ class ExplicitInfluence(Method):
         return Needs(tune_rows=2 if self.damping == "tune" else 0, max_parameters=20_000)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        damping = self.damping
+        recipe, damping = task.setting.recipe, self.damping
         total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
-            decay = task.setting.recipe.weight_decay
-            one = Influence(task.flat(), vector, task.inputs("train"), task.inputs("test"), decay, task.output)
+            train, test = task.inputs("train"), task.inputs("test")
+            one = Influence(task.flat(), vector, train, test, recipe.weight_decay, task.output)
+            unit = one.mean_diagonal
             if damping == "tune":
-                damping, scores = task.choose((d, one.scores(d).cpu().numpy()) for d in DAMPINGS)
+                damping, scores = task.choose((d, one.scores(d * unit).cpu().numpy()) for d in DAMPINGS)
                 task.note(f"damping {damping:g} was best on the tune rows")
+            elif damping == "early-stopping":
+                ridge = recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))
+                scores = one.scores(ridge).cpu().numpy()
             else:
-                scores = one.scores(damping).cpu().numpy()
+                scores = one.scores(damping * unit).cpu().numpy()
             total += scores / self.checkpoints
         return total

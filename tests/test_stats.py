@@ -19,7 +19,8 @@ def weighted_spearman(x: Array, y: Array, w: Array) -> float:
     w = w / w.sum()
 
     def below(v: Array) -> Array:
-        return ((v[None, :] < v[:, None]) + 0.5 * (v[None, :] == v[:, None])) @ w - 0.5
+        under: Array = (v[None, :] < v[:, None]) + 0.5 * (v[None, :] == v[:, None])
+        return np.asarray(under @ w - 0.5)
 
     u, v = below(x), below(y)
     return float((w * u * v).sum() / np.sqrt((w * u * u).sum() * (w * v * v).sum()))

@@ -232,6 +232,101 @@ def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
             influence[row, i] = dc / root - 0.5 * r * (da / sum_aa + db / sum_bb)
 
 
+STRIP = 64
+"""Targets that `add_predictions` works on at a time: a strip of every table fits in the first cache."""
+_LANES = 4
+
+
+def pack_masks(masks: npt.NDArray[np.bool_], bits: int) -> Codes:
+    """Masks [M, n] as codes of `bits` examples each, [groups, M, 4]: entries of the tables of `add_predictions`."""
+    m, n = masks.shape
+    codes = np.empty((-(-n // (_LANES * bits)), m, _LANES), np.uint8)
+    _pack(masks, bits, codes)
+    return codes
+
+
+@njit(cache=True, nogil=True)
+def _pack(masks: npt.NDArray[np.bool_], bits: int, codes: Codes) -> None:
+    n = masks.shape[1]
+    for i in range(codes.shape[1]):
+        for g in range(codes.shape[0]):
+            for lane in range(_LANES):
+                k = (g * _LANES + lane) * bits
+                code = 0
+                for b in range(min(bits, n - k)):
+                    code |= masks[i, k + b] << b
+                codes[g, i, lane] = code
+
+
+@njit(cache=True, nogil=True)
+def add_predictions(
+    codes: Codes,
+    scores: npt.NDArray[Any],
+    bits: int,
+    start: int,
+    out: npt.NDArray[Any],
+    bad: npt.NDArray[np.bool_],
+    table: npt.NDArray[Any],
+    sums: npt.NDArray[Any],
+) -> None:
+    """Add the sums of the scores that each mask keeps, for a strip of targets.
+
+    The method of four Russians (Arlazarov et al. 1970): the sums of all 2^bits subsets of `bits` examples are
+    tabulated, and a mask adds one entry per table instead of `bits` products. Additions run in an order of their own
+    for no mask or target: equal masks get equal sums. It keeps pace with a tuned float32 product on a quiet machine
+    and, needing no barrier between threads, overtakes it on a busy one.
+
+    Args:
+        codes: uint8 [groups, M, 4] from `pack_masks`.
+        scores: float32 or float64 [n, T].
+        bits: examples per code, at most 8.
+        start: first target of the strip.
+        out: [T, M], rows of the strip are added to; its type is the precision of the sums.
+        bad: bool [T], set where a score of the strip is not finite.
+        table: scratch [4·2^bits, STRIP] of the type of `out`, whose entries 0, 2^bits, … are zero.
+        sums: scratch [M, STRIP] of the type of `out`.
+    """
+    n = scores.shape[0]
+    m = codes.shape[1]
+    size = 1 << bits
+    width = min(STRIP, scores.shape[1] - start)
+    sums[:, :] = 0
+    for g in range(codes.shape[0]):
+        for lane in range(_LANES):
+            for b in range(bits):
+                k = (g * _LANES + lane) * bits + b
+                half = 1 << b
+                single = table[lane * size + half]
+                if k < n:
+                    row = scores[k, start : start + width]
+                    for q in range(width):
+                        single[q] = row[q]
+                    finite = True
+                    for q in range(width):
+                        finite &= np.isfinite(row[q])
+                    if not finite:
+                        for q in range(width):
+                            bad[start + q] |= not np.isfinite(row[q])
+                else:
+                    single[:] = 0
+                for entry in range(1, half):
+                    lower = table[lane * size + entry]
+                    upper = table[lane * size + half + entry]
+                    for q in range(STRIP):
+                        upper[q] = lower[q] + single[q]
+        for i in range(m):
+            first = table[np.intp(codes[g, i, 0])]
+            second = table[size + np.intp(codes[g, i, 1])]
+            third = table[2 * size + np.intp(codes[g, i, 2])]
+            fourth = table[3 * size + np.intp(codes[g, i, 3])]
+            total = sums[i]
+            for q in range(STRIP):
+                total[q] += (first[q] + second[q]) + (third[q] + fourth[q])
+    for q in range(width):
+        for i in range(m):
+            out[start + q, i] += sums[i, q]
+
+
 _BLOCK = 64
 """Rows per unit of threaded work: fixed, so that partial sums do not depend on the number of threads."""
 _BLOCKS_PER_THREAD = 4
@@ -281,6 +376,14 @@ class Workspace(threading.local):
         self.x = np.empty(shape, np.int32)
         self.y = np.empty(shape, np.int32)
         self.influence = np.empty(shape)
+
+
+class Tables(threading.local):
+    """Scratch of `add_predictions`, one set per thread."""
+
+    def __init__(self, n_masks: int, bits: int, dtype: np.dtype[Any]) -> None:
+        self.table = np.zeros((_LANES << bits, STRIP), dtype)
+        self.sums = np.empty((n_masks, STRIP), dtype)
 
 
 def fill_orderable(values: Floats, rows: npt.NDArray[Any]) -> Floats:

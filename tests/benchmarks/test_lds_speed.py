@@ -41,4 +41,5 @@ def test_lds(benchmark: Any, size: tuple[int, int, int], way: str) -> None:
     }
     benchmark.group = f"LDS, {m} subsets x {n} train x {t} targets"
     result = benchmark.pedantic(ways[way], rounds=9, warmup_rounds=1)
-    np.testing.assert_allclose(result, loop(scores, masks, margins), atol=1e-4)
+    # Another order of summation in float32 swaps some near-ties, each worth up to 12 / m².
+    np.testing.assert_allclose(result, loop(scores, masks, margins), atol=40 / m**2)
