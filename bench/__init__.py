@@ -10,28 +10,32 @@ _LAZY = {
     "Dataset": "bench.datasets",
     "Datamodels": "bench.lasso",
     "GroundTruth": "bench.store",
-    "LDS": "bench.lds",
+    "LDS": "bench.scorer",
     "Leaderboard": "bench.results",
     "Method": "bench.methods",
     "Needs": "bench.methods",
     "Task": "bench.task",
     "fit_datamodels": "bench.lasso",
-    "lds": "bench.lds",
+    "lds": "bench.scorer",
     "run": "bench.runner",
 }
 
 __all__ = ["__version__", *sorted(_LAZY)]
 
 if TYPE_CHECKING:
-    from bench.datasets import Data, Dataset
-    from bench.errors import BenchError
-    from bench.lasso import Datamodels, fit_datamodels
-    from bench.lds import LDS, lds
-    from bench.methods import Method, Needs
-    from bench.results import Leaderboard
-    from bench.runner import run
-    from bench.store import GroundTruth
-    from bench.task import Task
+    from bench.datasets import Data as Data
+    from bench.datasets import Dataset as Dataset
+    from bench.errors import BenchError as BenchError
+    from bench.lasso import Datamodels as Datamodels
+    from bench.lasso import fit_datamodels as fit_datamodels
+    from bench.methods import Method as Method
+    from bench.methods import Needs as Needs
+    from bench.results import Leaderboard as Leaderboard
+    from bench.runner import run as run
+    from bench.scorer import LDS as LDS
+    from bench.scorer import lds as lds
+    from bench.store import GroundTruth as GroundTruth
+    from bench.task import Task as Task
 
 
 def __getattr__(name: str) -> Any:

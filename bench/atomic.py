@@ -71,7 +71,7 @@ def writable_folder(path: Path) -> None:
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

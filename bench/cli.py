@@ -99,7 +99,9 @@ def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: b
 
 
 def _data(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--data-dir", metavar="DIR", help="folder of the datasets' files (else $BENCH_DATA, else download)")
+    made.add_argument(
+        "--data-dir", metavar="DIR", help="where the datasets' files are (else $BENCH_DATA, else download)"
+    )
 
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
@@ -240,7 +242,7 @@ def _train(given: argparse.Namespace) -> int:
 
 def _shard(text: str) -> tuple[int, int]:
     i, slash, n = text.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise BenchError(f"--shard is {text!r}: write i/n with 0 ≤ i < n, such as 0/4")
     return int(i), int(n)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.models import Flat
-from bench.outputs import Output, margins
+from bench.outputs import margins
+from bench.recipes import Output
 
 Quantity = Literal["loss", "margin"]
 _CHUNK_BYTES = 256 * 2**20
@@ -32,9 +33,12 @@ def chunks(
     """Gradients of each example's cross-entropy loss, or margin, with respect to the parameters.
 
     Args:
-        flat: the model; vector: its parameters `[n_parameters]`.
-        x: examples `[n, …]`; y: labels `[n]`.
-        quantity: what to differentiate; output: which margin.
+        flat: the model.
+        vector: its parameters `[n_parameters]`.
+        x: examples `[n, …]`.
+        y: labels `[n]`.
+        quantity: what to differentiate.
+        output: which margin.
 
     Yields:
         A slice of the examples and their gradients `[len(slice), n_parameters]`, at most 256 MiB at a time.

@@ -69,4 +69,4 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     for guard in _watching:
         if real.startswith(guard.folder):
             guard.touched = guard.touched or real
-            raise EvalRowError(f"it opened {os.path.basename(real)} of the ground truth, which holds the rows that judge")
+            raise EvalRowError(f"it opened {Path(real).name} of the ground truth, which holds the rows that judge")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bench.datasets import Data
 
 _HERE = Path(__file__).resolve().parent
-_TRAINING = ("models.py", "outputs.py", "subsets.py", "train.py")
+_TRAINING = ("models.py", "outputs.py", "recipes.py", "subsets.py", "train.py")
 
 
 def digest(value: Any) -> str:
@@ -32,7 +32,7 @@ def array(value: NDArray[Any]) -> str:
     """sha256 of an array: dtype, shape and content in C order."""
     contiguous = np.ascontiguousarray(value)
     running = hashlib.sha256(f"{contiguous.dtype.str}{contiguous.shape}".encode())
-    running.update(memoryview(contiguous.reshape(-1).view(np.uint8)))
+    running.update(contiguous.reshape(-1).view(np.uint8).data)
     return running.hexdigest()
 
 

@@ -43,7 +43,14 @@ def read(path: Path) -> NDArray[np.uint8]:
 
 
 def read_split(
-    files: Files, name: str, torchvision: str, md5: Mapping[str, str], n_train: int, n_test: int, mean: float, std: float
+    files: Files,
+    name: str,
+    torchvision: str,
+    md5: Mapping[str, str],
+    n_train: int,
+    n_test: int,
+    mean: float,
+    std: float,
 ) -> Data:
     """The first `n_train` training and `n_test` test images, standardised by `mean` and `std` of pixels in [0, 1].
 

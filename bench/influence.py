@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench import gradients
 from bench.models import Flat
-from bench.outputs import Output
+from bench.recipes import Output
 
 _CHUNK_BYTES = 256 * 2**20
 _FLOAT32_FROM = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bench import atomic, blocks, hashing, store, subsets
-from bench.errors import BenchError
+from bench.errors import BenchError, InputError
 from bench.store import Identity, Meta, PlanMeta
 from bench.subsets import GROUPS, Plan
 
 if TYPE_CHECKING:
     from bench.datasets import Data, Setting
     from bench.progress import Progress
+    from bench.recipes import Output
 
 BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU; it also bounds what a kill can lose
 
@@ -43,7 +44,7 @@ class Request:
     plan: Plan
     alpha: float = 0.5
     seed: int = 0
-    output: str = "logsumexp"
+    output: Output = "logsumexp"
     device: str = "auto"
     block_rows: int = BLOCK_ROWS
     shard: tuple[int, int] = (0, 1)
@@ -52,6 +53,8 @@ class Request:
 def identity(request: Request) -> Identity:
     """What the rows of `request` come from; its key is the ground truth's."""
     subsets.subset_size(request.data.n_train, request.alpha)
+    if request.seed < 0:
+        raise BenchError(f"--seed is {request.seed}: it cannot be negative")
     return Identity(
         setting=request.setting.name,
         alpha=request.alpha,
@@ -119,27 +122,45 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
         BenchError: the store is another's, or the folder cannot be written.
     """
     who = identity(request)
+    if folder.name in ("", ".."):
+        folder = folder.resolve()  # it needs a name to be set aside under another
     _claim(folder, who, progress)
     atomic.writable_folder(folder / "blocks")
-    atomic.write_text(folder / "identity.json", msgspec.json.format(msgspec.json.encode(who)).decode() + "\n")
+    if not (folder / "identity.json").is_file():
+        atomic.write_text(folder / "identity.json", msgspec.json.format(msgspec.json.encode(who)).decode() + "\n")
     found = store.find_blocks(folder, who.key)
-    for bad in found.bad:
-        progress.say(f"{folder.name}: {bad}; it is trained anew")
     n_rows = request.plan.n_rows
+    missing = sum(stop - start for start, stop in store.missing_rows(found.good, n_rows))
+    for bad in found.bad:
+        progress.say(f"{folder.name}: {bad}; {'what is missing is trained anew' if missing else 'it is not needed'}")
     todo = list(_blocks_to_train(request, found.good))
     if todo:
-        _train(request, who.key, folder, todo, n_rows - sum(b - a for a, b in todo), progress)
+        _train(request, who.key, folder, todo, n_rows - missing, progress)
         found = store.find_blocks(folder, who.key)
     if any(True for _ in store.missing_rows(found.good, n_rows)):
         return None
     used = [header for header in found.good if header.start < n_rows]
-    meta = store.read_meta(folder) if (folder / "_completed.npy").is_file() else None
-    if meta is not None and meta.key == who.key and meta.blocks == used and len(meta.subset_of_row) == n_rows:
-        sound = all((folder / f).is_file() and hashing.file(folder / f) == c for f, c in meta.checksums.items())
-        if sound:
-            return meta
-        progress.say(f"{folder.name}: the arrays do not match their checksums; they are gathered anew")
-    return store.gather(folder, _meta(request, who, used))
+    meta = _meta(request, who, used)
+    return _gathered(folder, meta, progress) or store.gather(folder, meta)
+
+
+def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
+    """The stored meta where it says of the rows what `meta` says, and the files are as it says; else None."""
+    try:
+        old = store.read_meta(folder)
+    except InputError:
+        progress.say(f"{folder.name}: meta.json cannot be read; the arrays are gathered anew")
+        return None
+    if old is None:
+        return None
+    told = msgspec.structs.replace(
+        meta, origin=old.origin, versions=old.versions, hardware=old.hardware, checksums=old.checksums
+    )
+    if old != told:
+        return None
+    for wrong in (damage := store.damaged(folder, old)):
+        progress.say(f"{folder.name}: {wrong}; it is gathered anew")
+    return None if damage else old
 
 
 def _claim(folder: Path, who: Identity, progress: Progress) -> None:
@@ -197,7 +218,7 @@ def _train(
             subsets.kept(request.seed, int(subset_of_row[row]), request.data.n_train, request.alpha) for row in rows
         ]
         parameters = trainer.train(chosen, [subsets.model_seed(request.seed, row) for row in rows])
-        made = trainer.test_margins(parameters, request.output)  # type: ignore[arg-type]
+        made = trainer.test_margins(parameters, request.output)
         blocks.write(folder / "blocks", key, span[0], {"margins": made}, time.perf_counter() - began)
         return len(rows)
 
@@ -212,8 +233,10 @@ def run_all(
 ) -> None:
     """Run `work` on each item in `workers` threads; the first error stops what has not begun, and is raised."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(work, item) for item in todo}
+        waiting: set[Future[int]] = set()
         try:
+            for item in todo:
+                waiting.add(pool.submit(work, item))
             while waiting:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:

@@ -102,8 +102,8 @@ def chosen(specs: list[str] | None) -> list[Chosen]:
     else:
         for name in names():
             cls = _plugins.load("methods", name, Method)  # type: ignore[type-abstract]
-            for arguments in cls.variants:
-                one = _build(name, cls, dict(arguments))
+            for variant in cls.variants:
+                one = _build(name, cls, dict(variant))
                 picked[one.name] = one
     return list(picked.values())
 

@@ -1,30 +1,48 @@
 """Architectures as torch modules. Their parameters are drawn from one seed a row, on the CPU whatever the device."""
 
+import itertools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from bench.recipes import Architecture
 
+_DRAWING = threading.Lock()
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Layers draw from torch's one global generator, in whichever thread: one at a time, and it is put back."""
+    generator = torch.default_generator
+    with _DRAWING:
+        before = generator.get_state()
+        generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            generator.set_state(before)
+
 
 def build(architecture: Architecture, input_shape: Sequence[int], n_classes: int) -> nn.Module:
-    """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`."""
+    """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`; always the same numbers."""
     sizes = [math.prod(input_shape), *architecture.hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
-        layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
+    with _drawing(0):
+        for n_in, n_out in itertools.pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
 
 
 def initialise(module: nn.Module, seed: int) -> None:
     """Re-draw the parameters of `module` in place, by each layer's own rule, from `seed` alone.
 
-    The global generator is left as it was.
+    The global generator is left as it was, and CUDA's are not touched.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _drawing(seed):
         for layer in module.modules():
             reset = getattr(layer, "reset_parameters", None)
             if reset is not None:

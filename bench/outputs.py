@@ -1,12 +1,10 @@
 """Model outputs: what a subset's scores have to predict."""
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Output = Literal["logsumexp", "max"]
-OUTPUTS: tuple[str, ...] = get_args(Output)
+from bench.errors import InputError
+from bench.recipes import OUTPUTS, Output
 
 
 def margins(logits: Tensor, labels: Tensor, output: Output = "logsumexp") -> Tensor:
@@ -23,7 +21,12 @@ def margins(logits: Tensor, labels: Tensor, output: Output = "logsumexp") -> Ten
 
     Returns:
         `[..., n]` in the logits' dtype.
+
+    Raises:
+        InputError: an unknown output.
     """
+    if output not in OUTPUTS:
+        raise InputError(f"there is no output {output!r} (there are: {', '.join(OUTPUTS)})")
     index = labels.expand(logits.shape[:-1]).unsqueeze(-1)
     correct = logits.gather(-1, index).squeeze(-1)
     others = logits.scatter(-1, index, -torch.inf)

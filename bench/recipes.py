@@ -1,7 +1,10 @@
 """How a model is trained: plain data, hashed into the ground truth that it makes."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+Output = Literal["logsumexp", "max"]
+OUTPUTS: tuple[str, ...] = get_args(Output)
 
 
 @dataclass(frozen=True)

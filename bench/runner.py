@@ -20,10 +20,10 @@ from bench.checkpoints import Pool
 from bench.cost import metered
 from bench.errors import BenchError, InputError, nearest
 from bench.files import Files, data_folders
-from bench.lds import LDS, MarginRanks, lds
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
+from bench.scorer import LDS, MarginRanks, lds
 from bench.stats import Ceiling, noise_ceiling
 from bench.store import GroundTruth, Meta, Rows
 from bench.subsets import Plan
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.datasets import Data, Setting
+    from bench.recipes import Output
 
 _METHOD_STREAM = 3
 
@@ -48,7 +49,7 @@ class Options:
     eval_subsets: int = 200
     tune_rows: int = 100
     alpha: float = 0.5
-    output: str = "logsumexp"
+    output: Output = "logsumexp"
     seed: int = 0
     device: str = "auto"
     data_dir: str | None = None
@@ -362,7 +363,6 @@ def load_scores(path: Path, key: str) -> tuple[NDArray[Any], Cost, list[str]] | 
         return np.load(path, allow_pickle=False), finished.cost, finished.notes
     except (OSError, ValueError, msgspec.DecodeError):
         return None
-
 
 
 def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1)) -> Meta | None:

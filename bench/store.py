@@ -14,7 +14,7 @@ into place, never through a memmap: a full disk is then an error, not a bus erro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,12 +23,14 @@ import numpy as np
 
 from bench import atomic, blocks, hashing, subsets
 from bench.errors import BenchError, InputError
+from bench.recipes import Output
 from bench.subsets import GROUPS, Group, Plan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
+_FILES = ("masks.npy", "margins.npy", "_completed.npy", "spec.json")  # what is gathered, besides meta.json
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -53,7 +55,7 @@ class Identity(msgspec.Struct, frozen=True):
     setting: str
     alpha: float
     seed: int
-    output: str
+    output: Output
     plan: PlanMeta
     device: str
     data: str
@@ -163,7 +165,13 @@ class GroundTruth:
                 f"{folder} is damaged: masks.npy has {len(masks)} rows, margins.npy {len(margins)} and "
                 f"_completed.npy {len(completed)}; gather or train it again"
             )
-        return cls(folder, masks, margins, np.array(completed), read_meta(folder))
+        meta = read_meta(folder)
+        if meta is not None and (len(meta.subset_of_row), meta.n_train, meta.n_targets) != (
+            *masks.shape,
+            margins.shape[1],
+        ):
+            raise InputError(f"{folder} is damaged: meta.json is of arrays of other shapes; run the same command again")
+        return cls(folder, masks, margins, np.array(completed), meta)
 
     @property
     def plan(self) -> Plan:
@@ -181,10 +189,12 @@ class GroundTruth:
         return self.meta
 
     def of_group(self, group: Group, n_rows: int | None = None) -> NDArray[np.int64]:
-        """Completed rows of a group, among the first `n_rows`."""
-        codes = np.asarray(self._needed().group_of_row, np.int8)
-        chosen = np.flatnonzero((codes == GROUPS.index(group)) & self.completed)
-        return chosen if n_rows is None else chosen[chosen < n_rows]
+        """Completed rows of a group; of the first `n_rows` alone, by the roles that a plan of so many gives them."""
+        if n_rows is None or n_rows == len(self.masks):
+            codes = np.asarray(self._needed().group_of_row, np.int8)
+        else:
+            codes = replace(self.plan, n_rows=n_rows).layout()[1]
+        return np.flatnonzero((codes == GROUPS.index(group)) & self.completed[: len(codes)])
 
     def rows(self, index: NDArray[np.int64]) -> Rows:
         """Copies of some rows, marked read-only."""
@@ -198,7 +208,7 @@ class GroundTruth:
 def _array(folder: Path, name: str, rank: int, kind: str) -> NDArray[Any]:
     path = folder / f"{name}.npy"
     try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise InputError(f"{folder} is not a finished ground-truth store: {path.name} is missing") from error
     except (ValueError, OSError, EOFError) as error:
@@ -218,9 +228,14 @@ def read_meta(folder: Path) -> Meta | None:
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Meta)
+        meta = msgspec.json.decode(path.read_bytes(), type=Meta)
     except msgspec.DecodeError as error:
-        raise InputError(f"{path} cannot be read ({error}): it is torn or of another version") from error
+        raise InputError(
+            f"{path} cannot be read ({error}): it is torn or of another version; run the same command again"
+        ) from error
+    if meta.format != FORMAT:
+        raise InputError(f"{path} is of format {meta.format}, and this version reads {FORMAT}: train it again")
+    return meta
 
 
 class Found(msgspec.Struct):
@@ -237,7 +252,7 @@ def find_blocks(folder: Path, key: str) -> Found:
     for path in sorted((folder / "blocks").glob("rows-*.npz")):
         try:
             header, _ = blocks.read(path, key)
-        except blocks.BadBlock as error:
+        except blocks.BlockError as error:
             found.bad.append(str(error))
             continue
         if header.start >= covered:
@@ -284,7 +299,7 @@ def gather(folder: Path, meta: Meta) -> Meta:
     try:
         atomic.write(folder / "masks.npy", write_masks)
         atomic.write(folder / "margins.npy", write_margins)
-    except blocks.BadBlock as error:
+    except blocks.BlockError as error:
         raise BenchError(f"{folder}: {error}; run the same command again to train it anew") from error
     schema = {
         "masks": {"shape": [meta.n_train], "dtype": "bool_"},
@@ -292,9 +307,8 @@ def gather(folder: Path, meta: Meta) -> Meta:
     }
     spec = msgspec.json.format(msgspec.json.encode({"num_models": n_rows, "schema": schema}))
     atomic.write_text(folder / "spec.json", spec.decode() + "\n")
-    checksums = {name: hashing.file(folder / name) for name in ("masks.npy", "margins.npy")}
-    meta = msgspec.structs.replace(meta, checksums=checksums)
     atomic.write(folder / "_completed.npy", lambda file: np.save(file, np.ones(n_rows, np.bool_), allow_pickle=False))
+    meta = msgspec.structs.replace(meta, checksums={name: hashing.file(folder / name) for name in _FILES})
     atomic.write_text(folder / "meta.json", msgspec.json.format(msgspec.json.encode(meta)).decode() + "\n")
     return meta
 
@@ -308,24 +322,44 @@ def _npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     np.lib.format.write_array_header_1_0(file, dict(fields))
 
 
+def damaged(folder: Path, meta: Meta) -> list[str]:
+    """Which gathered files are missing or have another content than meta.json says, as sentences."""
+    wrong = []
+    for name in _FILES:
+        path = folder / name
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif hashing.file(path) != meta.checksums.get(name):
+            wrong.append(f"{name} has another content than its checksum in meta.json says")
+    return wrong
+
+
 def verify(folder: Path) -> list[str]:
     """Everything that is wrong with a store, as sentences; empty where it is sound.
 
-    Checks the checksums of the arrays and of every block, that the masks are those of the seed, and that the
-    margins are those of the blocks.
+    Checks the checksums of the arrays and of every block, that the rows' roles are those of the plan, that the
+    masks are those of the seed, and that the margins are those of the blocks.
 
     Raises:
-        InputError: it cannot be opened at all.
+        InputError: it is not a store that was made here.
     """
-    truth = GroundTruth.open(folder)
+    try:
+        truth = GroundTruth.open(folder)
+    except InputError as error:
+        if not (folder / "identity.json").is_file():
+            raise
+        return [str(error)]
     meta = truth.meta
     if meta is None:
         return [f"{folder} has no meta.json: nothing can be checked but that the arrays open"]
     wrong = [f"rows {_spans(np.flatnonzero(~truth.completed))} are not trained"] if not truth.completed.all() else []
-    for name, known in meta.checksums.items():
-        if hashing.file(folder / name) != known:
-            wrong.append(f"{name} has another content than its checksum in meta.json says")
-    subset = np.asarray(meta.subset_of_row, np.int64)
+    wrong += damaged(folder, meta)
+    subset, group = truth.plan.layout()
+    rows = (meta.subset_of_row, meta.group_of_row, meta.seed_of_row)
+    if rows != (subset.tolist(), group.tolist(), list(range(len(subset)))) or meta.key != meta.identity.key:
+        wrong.append("meta.json is altered: its rows or its key are not those of its plan and identity")
+    for start, stop in missing_rows(meta.blocks, len(subset)):
+        wrong.append(f"meta.json names no block for rows {start} to {stop - 1}")
     step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
     for at in range(0, len(subset), step):
         part = subset[at : at + step]
@@ -336,7 +370,7 @@ def verify(folder: Path) -> list[str]:
         path = folder / "blocks" / blocks.name(header.start, header.stop)
         try:
             made = blocks.read(path, meta.key)[1]["margins"][: len(subset) - header.start]
-        except blocks.BadBlock as error:
+        except blocks.BlockError as error:
             wrong.append(f"the block {error}")
             continue
         if not np.array_equal(made, truth.margins[header.start : header.stop], equal_nan=True):

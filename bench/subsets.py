@@ -90,8 +90,8 @@ def subset_size(n_train: int, alpha: float) -> int:
     Raises:
         BenchError: alpha outside (0, 1), or nothing or everything kept.
     """
-    size = round(alpha * n_train)
-    if not 0 < alpha < 1 or not 0 < size < n_train:
+    size = round(alpha * n_train) if 0 < alpha < 1 else 0
+    if not 0 < size < n_train:
         raise BenchError(f"--alpha is {alpha}: it must keep some but not all of {n_train} training examples")
     return size
 

@@ -26,7 +26,12 @@ def interval(ci: tuple[float, float] | None) -> str:
 def cells(row: Row) -> tuple[str, ...]:
     """One method as texts, in the order of HEADER."""
     cost = row.cost
-    figures = (str(cost.models), _seconds(cost.train_seconds), _seconds(cost.seconds), f"{cost.peak_bytes / 1e6:.0f} MB")
+    figures = (
+        str(cost.models),
+        _seconds(cost.train_seconds),
+        _seconds(cost.seconds),
+        f"{cost.peak_bytes / 1e6:.0f} MB",
+    )
     return (
         str(row.rank or ""),
         row.name,
@@ -61,7 +66,8 @@ def footnotes(board: Leaderboard) -> list[str]:
         for text in _remarks(row, board.n_targets):
             said.setdefault(text, []).append(row.name)
     scored = [row.name for row in board.methods if row.lds is not None]
-    return [f"{'all methods' if who == scored and len(who) > 1 else ', '.join(who)}: {text}" for text, who in said.items()]
+    everyone = scored if len(scored) > 1 else None
+    return [f"{'all methods' if who == everyone else ', '.join(who)}: {text}" for text, who in said.items()]
 
 
 def _remarks(row: Row, n_targets: int) -> Iterator[str]:

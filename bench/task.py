@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bench.checkpoints import Pool
     from bench.datasets import Data, Setting
     from bench.models import Flat
+    from bench.recipes import Output
     from bench.store import GroundTruth, Rows
     from bench.train import Trainer
 
@@ -92,7 +93,7 @@ class Task:
         access: Access,
         trainer: Trainer,
         pool: Pool,
-        output: str,
+        output: Output,
         alpha: float,
         seed: np.random.SeedSequence,
         cache: Path,
@@ -166,7 +167,7 @@ class Task:
 
     def choose(self, candidates: Iterable[tuple[L, NDArray[Any]]]) -> tuple[L, NDArray[Any]]:
         """The candidate `(label, scores)` with the best LDS on the tune rows; the first of equals."""
-        from bench.lds import MarginRanks, lds
+        from bench.scorer import MarginRanks, lds
 
         rows = self.tune
         ranks = MarginRanks.of(rows.margins)

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from bench.datasets import Data
 from bench.errors import BenchError
 from bench.models import Flat, build, initialise, parameter_count
-from bench.outputs import Output, margins
-from bench.recipes import Recipe
+from bench.outputs import margins
+from bench.recipes import Output, Recipe
 
 
 def pick_device(name: str) -> torch.device:
@@ -66,6 +66,11 @@ def batch_order(n: int, recipe: Recipe, rng: np.random.Generator) -> NDArray[np.
     return rng.permuted(shuffles, axis=1).reshape(-1)[: steps * batch].reshape(steps, batch)
 
 
+def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """What the first call of `seed.spawn` gives, without its memory of earlier calls."""
+    return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A recipe and its data on a device: subsets and seeds in, parameters and margins out.
@@ -89,9 +94,7 @@ class Trainer:
 
     def inputs(self, part: str) -> tuple[Tensor, Tensor]:
         """`train` or `test` examples and labels, on the device."""
-        x, y = (
-            (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
-        )
+        x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
         return torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
 
     def train(self, subsets: Sequence[NDArray[np.int64]], seeds: Sequence[np.random.SeedSequence]) -> Tensor:
@@ -108,7 +111,7 @@ class Trainer:
         flat, recipe = self.flat(), self.recipe
         start, order = [], []
         for subset, seed in zip(subsets, seeds, strict=True):
-            for_init, for_batches = seed.spawn(2)
+            for_init, for_batches = _child(seed, 0), _child(seed, 1)
             module = build(recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes)
             initialise(module, int(for_init.generate_state(1, np.uint64)[0] >> 1))
             start.append(Flat(module).vector())
@@ -136,7 +139,7 @@ class Trainer:
         """Logits of every model on every example, `[models, n, n_classes]`."""
         forward = torch.func.vmap(self.flat(), in_dims=(0, None))
         with torch.no_grad():
-            return forward(parameters, x)  # type: ignore[no-any-return]
+            return forward(parameters, x)
 
     def test_margins(self, parameters: Tensor, output: Output) -> NDArray[np.float32]:
         """Margins of every model on every target, float32 `[models, n_targets]`."""

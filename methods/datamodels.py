@@ -29,5 +29,7 @@ class Datamodels(Method):
         )
         if not fitted.converged.all():
             short = int((~fitted.converged).sum())
-            task.note(f"{short} of {len(fitted.converged)} targets did not reach a relative duality gap of {self.tol:g}")
+            task.note(
+                f"{short} of {len(fitted.converged)} targets did not reach a relative duality gap of {self.tol:g}"
+            )
         return fitted.weight

@@ -23,9 +23,7 @@ BATCH = 256
 class Trak(Method):
     variants = ({}, {"damping": "tune"})
 
-    def __init__(
-        self, checkpoints: int = 5, proj_dim: int = 512, damping: float | Literal["tune"] = 0.0
-    ) -> None:
+    def __init__(self, checkpoints: int = 5, proj_dim: int = 512, damping: float | Literal["tune"] = 0.0) -> None:
         self.checkpoints, self.proj_dim, self.damping = checkpoints, proj_dim, damping
 
     @property

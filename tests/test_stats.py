@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from bench.errors import InputError
-from bench.lds import lds
+from bench.scorer import lds
 from bench.stats import GroupSums, noise_ceiling, spearman_influence, two_way_interval
 
 Array = NDArray[Any]

@@ -4,7 +4,7 @@ The peer gets every help: centred float64 columns in Fortran order, or the centr
 and BLAS as it likes. It is timed on a few targets and scaled to all (`extra_info`); ours pays for everything from the
 masks on, held-out errors and the refit included. No time is asserted: read the ratios.
 
-    pytest tests/benchmarks/test_lasso_speed.py -m benchmark
+    tox -e benchmark -- tests/benchmarks/test_lasso_speed.py
 """
 
 import time

@@ -1,6 +1,6 @@
 """LDS beside the loop that users write, `scipy.stats.spearmanr` per target after one product.
 
-pytest tests/benchmarks/test_lds_speed.py -m benchmark --benchmark-group-by=group --benchmark-columns=min,median,rounds
+tox -e benchmark -- tests/benchmarks/test_lds_speed.py
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from bench.lds import MarginRanks, lds
+from bench.scorer import MarginRanks, lds
 
 Array = NDArray[Any]
 
@@ -27,7 +27,7 @@ def loop(scores: Array, masks: Array, margins: Array) -> Array:
 @pytest.mark.benchmark
 @pytest.mark.parametrize("way", ["loop", "lds", "lds, ranks cached"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-def test_lds(benchmark: Any, size: tuple[int, int, int], way: str) -> None:
+def test_lds(benchmark: Any, beside: Callable[[str, float], None], size: tuple[int, int, int], way: str) -> None:
     m, n, t = size
     rng = np.random.default_rng(0)
     masks = rng.random((m, n)) < 0.5
@@ -41,5 +41,6 @@ def test_lds(benchmark: Any, size: tuple[int, int, int], way: str) -> None:
     }
     benchmark.group = f"LDS, {m} subsets x {n} train x {t} targets"
     result = benchmark.pedantic(ways[way], rounds=9, warmup_rounds=1)
+    beside(way, 1)
     # Another order of summation in float32 swaps some near-ties, each worth up to 12 / m².
     np.testing.assert_allclose(result, loop(scores, masks, margins), atol=40 / m**2)

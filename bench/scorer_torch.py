@@ -1,4 +1,4 @@
-"""LDS of torch tensors on their device: the same definition, exclusions and influences as `bench.lds`, in torch.
+"""LDS of torch tensors on their device: the same definition, exclusions and influences as `bench.scorer`, in torch.
 
 The predictions are one matrix product per slab of targets, with TF32 off; ranks come from a sort, are kept as the
 integers `2·rank − (M + 1)` and summed as int64, so correlations equal the CPU's for equal predictions.
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from bench.errors import InputError
-from bench.lds import LDS, MarginRanks, Precision, check_shapes, resolve_precision, summarise
+from bench.predictions import Precision, check_shapes, resolve_precision
+from bench.scorer import LDS, MarginRanks, summarise
 from bench.stats import group_ids
 
 _SLAB_BYTES = 2 << 30
@@ -31,21 +32,21 @@ def lds(
     device: torch.device | str | None = None,
     slab_bytes: int = _SLAB_BYTES,
 ) -> LDS:
-    """`bench.lds.lds` on a device.
+    """`bench.scorer.lds` on a device.
 
     Args:
         scores: tensor or array [n_train, n_targets].
         masks: bool or 0/1 [n_subsets, n_train].
         margins: [n_subsets, n_targets].
-        groups: as in `bench.lds.lds`.
+        groups: as in `bench.scorer.lds`.
         ranks: ranks of the margins, from the CPU.
-        precision: as in `bench.lds.lds`.
+        precision: as in `bench.scorer.lds`.
         level: nominal coverage of the interval.
         device: where to compute; by default the device of `scores`.
         slab_bytes: memory on the device for one slab of targets, beside the three inputs and the masks as floats.
 
     Raises:
-        InputError: as `bench.lds.lds`.
+        InputError: as `bench.scorer.lds`.
     """
     device = torch.device(device or (scores.device if isinstance(scores, torch.Tensor) else "cpu"))
     score_tensor = _matrix("scores", scores, device)
@@ -181,7 +182,7 @@ def _check_and_identify(masks: torch.Tensor) -> torch.Tensor:
     # Sums of 30-bit weights are exact in float64: rows with equal masks, and (but for odds of 2⁻⁶⁰) no others, agree.
     weights = torch.randint(1 << 30, (masks.shape[1], 2), generator=torch.Generator().manual_seed(0))
     weights = weights.to(masks.device, torch.float64)
-    prints = torch.cat([rows.double() @ weights for rows in kept.split(max(1, (1 << 25) // masks.shape[1]))])  # type: ignore[no-untyped-call]
+    prints = torch.cat([rows.double() @ weights for rows in kept.split(max(1, (1 << 25) // masks.shape[1]))])
     _, label = torch.unique(prints, dim=0, return_inverse=True)
     place = torch.arange(len(masks), device=masks.device)
     first = torch.full_like(place, len(masks)).scatter_reduce_(0, label, place, "amin")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from bench.errors import InputError
-from bench.lds import LDS, MarginRanks, Precision, lds, predict
+from bench.predictions import Precision, predict
+from bench.scorer import LDS, MarginRanks, lds
 
 Array = NDArray[Any]
 Case = tuple[Array, Array, Array]
@@ -316,7 +317,7 @@ def test_memory_stays_under_the_budget(files: list[Array], precision: Precision)
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, bench.lds; heavy = {'torch', 'scipy', 'numba', 'pandas'} & set(sys.modules);"
+        "import sys, bench.scorer; heavy = {'torch', 'scipy', 'numba', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -333,12 +334,12 @@ class TestTorch:
     torch = pytest.importorskip("torch")
 
     def check(self, scores: Array, masks: Array, margins: Array, device: str, **options: Any) -> None:
-        from bench import lds_torch
+        from bench import scorer_torch
 
         expected = lds(scores, masks, margins, **options)
         tensors = [self.torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (scores, masks, margins)]
         for slab_bytes in (1 << 30, 100_000):
-            result = lds_torch.lds(*tensors, slab_bytes=slab_bytes, **options)
+            result = scorer_torch.lds(*tensors, slab_bytes=slab_bytes, **options)
             np.testing.assert_allclose(result.per_target, expected.per_target, rtol=0, atol=1e-12)
             np.testing.assert_allclose(result.influence, expected.influence, rtol=0, atol=1e-10)
             assert result.ci == pytest.approx(expected.ci, abs=1e-10, nan_ok=True)
@@ -382,14 +383,14 @@ class TestTorch:
         np.testing.assert_array_equal(lds(tensors[0], tensors[1], half).per_target, expected.per_target)
 
     def test_errors(self) -> None:
-        from bench import lds_torch
+        from bench import scorer_torch
 
         scores, masks, margins = problem()
         with pytest.raises(InputError, match=r"pass scores\.T"):
-            lds_torch.lds(scores.T, masks, margins)
+            scorer_torch.lds(scores.T, masks, margins)
         with pytest.raises(InputError, match=r"masks\[0, 0\] is 3"):
-            lds_torch.lds(scores, np.full(masks.shape, 3), margins)
+            scorer_torch.lds(scores, np.full(masks.shape, 3), margins)
         with pytest.raises(InputError, match="no finite value"):
-            lds_torch.lds(scores * np.nan, masks, margins)
+            scorer_torch.lds(scores * np.nan, masks, margins)
         with pytest.raises(InputError, match="ranks are of"):
-            lds_torch.lds(scores, masks, margins, ranks=MarginRanks.of(margins[:, :3]))
+            scorer_torch.lds(scores, masks, margins, ranks=MarginRanks.of(margins[:, :3]))
