@@ -7,6 +7,10 @@ Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,10 +33,23 @@ class _Parser(argparse.ArgumentParser):
     """Argparse with errors of one sentence, and with the nearest verb."""
 
     def error(self, message: str) -> NoReturn:
-        words = [w for w in sys.argv[1:] if not w.startswith("-")]
-        if "invalid choice" in message and words and self.prog == "bench":
-            message = f"there is no verb {words[0]!r}{nearest(words[0], list(_VERBS))} (there are: {', '.join(_VERBS)})"
+        verb = re.match(r"argument VERB: invalid choice: '(.*?)' \(", message)
+        if verb:
+            word = verb[1]
+            message = f"there is no verb {word!r}{nearest(word, list(_VERBS))} (there are: {', '.join(_VERBS)})"
+        message = message.replace("the following arguments are required:", "what is missing:")
         self.exit(2, f"{self.prog}: {message}; see {self.prog.replace('bench', 'python -m bench', 1)} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse's, but the parser that does not know an option refuses it, and names the nearest it has."""
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            word = rest[0].partition("=")[0]
+            known = [option for action in self._actions for option in action.option_strings]
+            self.error(
+                f"there is no option {word!r}{nearest(word, known)}" if word[:1] == "-" else f"{word!r} is too much"
+            )
+        return found, rest
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_verify):
         made = add(verbs)
-        made.add_argument("--debug", action="store_true", help="show tracebacks")
+        made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
 
 
@@ -71,9 +88,7 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
 
 
 def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: bool = False) -> None:
-    made.add_argument(
-        "--models", type=int, default=1500, metavar="N", help="subset models (rows) in all (default 1500)"
-    )
+    made.add_argument("--models", type=int, default=1500, metavar="N", help="subset models (rows) in all (1500)")
     made.add_argument(
         "--repeats", type=int, default=2, metavar="R", help="seeds per eval subset (2); two or more give a ceiling"
     )
@@ -82,14 +97,21 @@ def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: b
         type=int,
         default=200,
         metavar="K",
-        help="at most so many eval subsets (200); 4 in 15 rows are eval rows until there are enough",
+        help="at most so many eval subsets, which judge the methods (200): with 2 repeats 4 rows in 15, until then",
     )
     made.add_argument(
-        "--tune-rows", type=int, default=100, metavar="K", help="at most so many tune rows (100), 1 row in 15"
+        "--tune-rows",
+        type=int,
+        default=100,
+        metavar="K",
+        help="at most so many tune rows, for choosing hyper-parameters (100): with 2 repeats 1 row in 15, until then",
     )
     made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     made.add_argument(
-        "--output", choices=("logsumexp", "max"), default="logsumexp", help="margin: logit minus … of the others"
+        "--output",
+        choices=("logsumexp", "max"),
+        default="logsumexp",
+        help="margin: the true class's logit minus the logsumexp, or the max, of the others (logsumexp)",
     )
     made.add_argument("--seed", type=int, default=0, metavar="S", help="root seed of everything (0)")
     made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
@@ -171,13 +193,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "list": _list,
         "verify": _verify,
     }[given.verb]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a code page without α or − must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return run(given)
+        code = run(given)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader, such as head, has gone: nothing more to say to it
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except BenchError as error:
         return _fail(given, str(error), error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(given, f"{where}{error.strerror or error}", error)
+    except MemoryError as error:
+        return _fail(given, f"not enough memory ({error}): ask for fewer models or examples", error)
     except KeyboardInterrupt:
         print("bench: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -185,7 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
     if given.debug:
-        raise error
+        import traceback
+
+        traceback.print_exception(error)
     print(f"bench: {' '.join(sentence.split())}", file=sys.stderr)
     return 2
 
@@ -204,10 +239,26 @@ def _options(given: argparse.Namespace) -> Options:
     )
 
 
-def _run(given: argparse.Namespace) -> int:
-    from bench import runner
+def _check_names(given: argparse.Namespace) -> None:
+    """Answer a misspelt name at once, before numpy and torch are imported."""
+    from bench import datasets, methods
 
-    board = runner.run(_options(given))
+    datasets.check(given.setting)
+    specs = getattr(given, "method", [])
+    methods.check([specs] if isinstance(specs, str) else specs)
+
+
+def _results_only() -> contextlib.AbstractContextManager[Any]:
+    """What plug-ins and libraries print goes to stderr: stdout is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
+def _run(given: argparse.Namespace) -> int:
+    _check_names(given)
+    with _results_only():
+        from bench import runner
+
+        board = runner.run(_options(given))
     _show(board, given.json)
     return 1 if any(row.status == "failed" for row in board.methods) else 0
 
@@ -230,9 +281,12 @@ def _print_json(value: Any) -> None:
 def _train(given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from bench import runner
+    _check_names(given)
+    shard = _shard(given.shard)
+    with _results_only():
+        from bench import runner
 
-    meta = runner.train(_options(given), Path(given.out), _shard(given.shard))
+        meta = runner.train(_options(given), Path(given.out), shard)
     if meta is None:
         print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     else:
@@ -250,14 +304,16 @@ def _shard(text: str) -> tuple[int, int]:
 def _attribute(given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from bench import runner
-
+    _check_names(given)
     out = Path(given.out)
     if out.suffix != ".npy":
         raise BenchError(f"--out is {given.out!r}: scores are written as .npy, so name a file that ends so")
-    cost, notes = runner.attribute(
-        given.setting, given.method, Path(given.store), out, given.device, given.data_dir, given.quiet
-    )
+    with _results_only():
+        from bench import runner
+
+        cost, notes = runner.attribute(
+            given.setting, given.method, Path(given.store), out, given.device, given.data_dir, given.quiet
+        )
     for note in notes:
         print(note, file=sys.stderr)
     print(f"{out}: {cost.seconds:.1f} s, {cost.models} models")
@@ -284,6 +340,7 @@ def _report(given: argparse.Namespace) -> int:
     from bench import atomic, report, results
 
     folder = Path(given.run)
+    folder = folder.parent if folder.name == "leaderboard.json" else folder
     board = results.read(folder)
     atomic.write_text(folder / "report.html", report.html(board, results.read_per_target(folder)))
     _show(board, given.json)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import _plugins
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, InputError, nearest
 from bench.recipes import Architecture, Recipe
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bench.files import Files
 
-__all__ = ["Architecture", "Data", "Dataset", "Recipe", "Setting", "names", "setting", "settings"]
+__all__ = ["Architecture", "Data", "Dataset", "Recipe", "Setting", "check", "names", "setting", "settings"]
 
 __path__ = _plugins.search_path("datasets")
 
@@ -50,6 +50,29 @@ class Data:
     test_y: NDArray[np.int64]
     n_classes: int
     origin: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse examples that cannot be trained on.
+
+        Raises:
+            InputError: an array of another type or length, a label out of range, or a pixel that is not finite.
+        """
+        import numpy as np
+
+        for part, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            for name, array, dtype in ((f"{part}_x", x, "float32"), (f"{part}_y", y, "int64")):
+                if getattr(array, "dtype", None) != dtype:
+                    found = getattr(array, "dtype", type(array).__name__)
+                    raise InputError(f"{name} of a dataset must be a {dtype} array, and it is {found}")
+            if y.ndim != 1 or not len(x) == len(y) > 0:
+                raise InputError(f"{part}_x and {part}_y must have one row per example: {x.shape} and {y.shape}")
+            if not 0 <= y.min() <= y.max() < self.n_classes:
+                raise InputError(f"{part}_y must be in 0 … {self.n_classes - 1}: it is in {y.min()} … {y.max()}")
+            if not np.isfinite(x).all():
+                raise InputError(f"{part}_x has values that are NaN or infinite")
+        if self.train_x.shape[1:] != self.test_x.shape[1:]:
+            shapes = f"{self.train_x.shape[1:]} and {self.test_x.shape[1:]}"
+            raise InputError(f"examples of train_x and test_x must have one shape: {shapes}")
 
     @property
     def n_train(self) -> int:
@@ -108,13 +131,14 @@ def settings() -> dict[str, str]:
     """Every setting with its dataset's summary, read from the files' text: nothing is imported."""
     listed: dict[str, str] = {}
     for name, found in _plugins.names("datasets").items():
-        models = _model_names(found.tree) if found.tree else ["…"]
+        models = _model_names(found.tree) or ["…"]
         listed.update({f"{name}/{model}": found.summary for model in models})
     return listed
 
 
-def _model_names(tree: ast.Module) -> list[str]:
-    for node in ast.walk(tree):
+def _model_names(tree: ast.Module | None) -> list[str]:
+    """Keys of the table `models`, where the file spells them out."""
+    for node in ast.walk(tree) if tree else ():
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Name) and target.id == "models" and isinstance(node, ast.Assign | ast.AnnAssign):
             keys = node.value.keys if isinstance(node.value, ast.Dict) else []
@@ -128,25 +152,36 @@ def setting(spec: str) -> Setting:
     Raises:
         BenchError: unknown dataset, model or parameter (with the nearest name and what there is).
     """
+    name, model, arguments = check(spec)
+    cls = _plugins.load("datasets", name, Dataset)  # type: ignore[type-abstract]
+    models = getattr(cls, "models", {})
+    if model not in models:
+        raise _no_model(name, model, list(models))
+    built = _plugins.construct(cls, f"the dataset {name}", arguments)
+    return Setting(_plugins.short(name), model, built.made, built.parameters, models[model], built.changed)
+
+
+def check(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """Dataset, model and parameters of a setting; nothing is imported.
+
+    Raises:
+        BenchError: an unknown dataset, or a model that its file's text does not name.
+    """
     where, arguments = _plugins.split_spec(spec)
     name, slash, model = where.rpartition("/")
-    known = list(settings())
-    if not slash or not name:
-        hint = nearest(where, known)
-        raise BenchError(f"there is no setting {where!r}{hint}: a setting is dataset/model (there are: {_list(known)})")
-    if not name.endswith(".py") and name not in _plugins.names("datasets"):
-        hint = nearest(where, known)
-        raise BenchError(f"there is no setting {where!r}{hint} (there are: {_list(known)})")
-    cls = _plugins.load("datasets", name, Dataset)  # type: ignore[type-abstract]
-    if model not in cls.models:
-        hint = nearest(model, list(cls.models))
-        raise BenchError(f"{name} has no model {model!r}{hint} (there are: {', '.join(cls.models)})")
-    dataset, full = _plugins.construct(cls, f"the dataset {name}", arguments)
-    _, defaults = (dataset, full) if not arguments else _plugins.construct(cls, name, {})
-    changed = {k: v for k, v in full.items() if v != defaults[k]}
-    short = name.removesuffix(".py").rpartition("/")[2]
-    return Setting(short, model, dataset, full, cls.models[model], changed)
+    name = _plugins.canonical(name)
+    known = _plugins.names("datasets")
+    if name.endswith(".py"):
+        _plugins.check("datasets", name)
+    elif not slash or name not in known:
+        there = list(settings())
+        shape = "" if slash else "; a setting is dataset/model"
+        raise BenchError(f"there is no setting {where!r}{nearest(where, there)} (there are: {', '.join(there)}{shape})")
+    elif (models := _model_names(known[name].tree)) and model not in models:
+        raise _no_model(name, model, models)
+    return name, model, arguments
 
 
-def _list(known: list[str]) -> str:
-    return ", ".join(known)
+def _no_model(name: str, model: str, models: list[str]) -> BenchError:
+    there = f"(there are: {', '.join(models)})" if models else "(its class has no table `models`)"
+    return BenchError(f"the dataset {name} has no model {model!r}{nearest(model, models)} {there}")

@@ -4,9 +4,12 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 from bench.errors import BenchError
+
+_ADVICE = "put the standard files there, or name their folder with --data-dir or $BENCH_DATA"
 
 
 def cache_folder() -> Path:
@@ -52,6 +55,11 @@ class Files:
         if missing:
             self._download(torchvision, missing[0])
             found = self._look(name, torchvision, md5)
+            for file in missing:
+                if file not in found:
+                    raise BenchError(
+                        f"{file} of {torchvision} is not in {self.folders[-1]} after its download: {_ADVICE}"
+                    )
         for file, path in found.items():
             digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
             if digest != md5[file]:
@@ -76,8 +84,7 @@ class Files:
 
             self.folders[-1].mkdir(parents=True, exist_ok=True)
             getattr(sources, torchvision)(root=str(self.folders[-1]), download=True)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:
             raise BenchError(
-                f"{missing} of {torchvision} is not in {looked} and cannot be downloaded ({error}): "
-                "put the standard files there, or name their folder with --data-dir or $BENCH_DATA"
+                f"{missing} of {torchvision} is not in {looked} and cannot be downloaded ({error}): {_ADVICE}"
             ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -32,12 +33,12 @@ def read(path: Path) -> NDArray[np.uint8]:
         raw = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise BenchError(f"{path} cannot be decompressed ({error}): replace it with the published file") from error
-    if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] != _UINT8:
+    if len(raw) < 4 or len(raw) < 4 + 4 * raw[3] or raw[:2] != b"\0\0" or raw[2] != _UINT8:
         raise BenchError(f"{path} is not an idx file of bytes: it starts with {raw[:4].hex()!r}")
     rank = raw[3]
     shape = struct.unpack(f">{rank}I", raw[4 : 4 + 4 * rank])
-    body = np.frombuffer(raw, np.uint8, offset=4 + 4 * rank)
-    if body.size != np.prod(shape):
+    body = np.frombuffer(raw, np.uint8)[4 + 4 * rank :]
+    if body.size != math.prod(shape):
         raise BenchError(f"{path} holds {body.size} values where its header says {shape}: it is torn, replace it")
     return body.reshape(shape)
 

@@ -14,18 +14,19 @@ Its constructor arguments are its parameters: annotate them and give them defaul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import _plugins
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.task import Task
 
-__all__ = ["Chosen", "Method", "Needs", "chosen", "names"]
+__all__ = ["Chosen", "Method", "Needs", "check", "chosen", "names"]
 
 __path__ = _plugins.search_path("methods")
 
@@ -81,6 +82,11 @@ class Chosen:
     parameters: Mapping[str, Any]
     spec: str
 
+    @property
+    def plugin(self) -> str:
+        """The method's name without parameters, wherever its file is."""
+        return _plugins.short(self.spec)
+
 
 def names() -> dict[str, str]:
     """Every method with its one-line summary; nothing is imported."""
@@ -91,25 +97,52 @@ def chosen(specs: list[str] | None) -> list[Chosen]:
     """The methods that `name[:key=value,…]` specs name, each once; by default every method in all its variants.
 
     Raises:
-        BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method.
+        BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method. Among
+            all methods, by default, one that cannot be loaded fails when it is called.
     """
     picked: dict[str, Chosen] = {}
     if specs:
         for spec in specs:
             name, arguments = _plugins.split_spec(spec)
             one = _build(name, _plugins.load("methods", name, Method), arguments)  # type: ignore[type-abstract]
-            picked[one.name] = one
+            other = picked.setdefault(one.name, one)
+            if other.spec != one.spec:
+                raise BenchError(f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file")
     else:
         for name in names():
-            cls = _plugins.load("methods", name, Method)  # type: ignore[type-abstract]
-            for variant in cls.variants:
-                one = _build(name, cls, dict(variant))
-                picked[one.name] = one
+            picked.update((one.name, one) for one in _variants(name))
     return list(picked.values())
 
 
+def check(specs: Iterable[str]) -> None:
+    """Refuse specs of methods that do not exist; nothing is imported.
+
+    Raises:
+        BenchError: an unknown method, or a spec that cannot be read.
+    """
+    for spec in specs:
+        _plugins.check("methods", _plugins.split_spec(spec)[0])
+
+
+class _Broken(Method):
+    """Stands for a plug-in that cannot be loaded, so that a run of every method shows it as failed."""
+
+    def __init__(self, error: BenchError) -> None:
+        self.error = error
+
+    def attribute(self, task: Task) -> NDArray[Any]:  # noqa: ARG002
+        raise self.error
+
+
+def _variants(name: str) -> list[Chosen]:
+    try:
+        cls = _plugins.load("methods", name, Method)  # type: ignore[type-abstract]
+        return [_build(name, cls, dict(variant)) for variant in cls.variants]
+    except BenchError as error:
+        return [Chosen(name, _Broken(error), {}, name)]
+
+
 def _build(name: str, cls: type[Method], arguments: dict[str, Any]) -> Chosen:
-    short = name.removesuffix(".py").rpartition("/")[2]
-    method, full = _plugins.construct(cls, f"the method {short}", arguments)
-    extra = ",".join(f"{key}={arguments[key]}" for key in sorted(arguments))
-    return Chosen(short + (f":{extra}" if extra else ""), method, full, name)
+    name, short = _plugins.canonical(name), _plugins.short(name)
+    built = _plugins.construct(cls, f"the method {short}", arguments)
+    return Chosen(short + built.suffix, built.made, built.parameters, name)

@@ -27,14 +27,26 @@ def _drawing(seed: int) -> Iterator[None]:
             generator.set_state(before)
 
 
+class Linear(nn.Linear):
+    """nn.Linear computed as (W xᵀ)ᵀ, for inputs `[batch, in]`.
+
+    The same numbers; but where every model of a stack has its own W, the gradient of W is then a product of a shape
+    that BLAS does three times faster, and logits come class-major, where a softmax takes a tenth of the time.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs `[batch, out]`."""
+        return (self.weight @ x.mT + self.bias[:, None]).mT
+
+
 def build(architecture: Architecture, input_shape: Sequence[int], n_classes: int) -> nn.Module:
     """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`; always the same numbers."""
     sizes = [math.prod(input_shape), *architecture.hidden]
     layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
     with _drawing(0):
         for n_in, n_out in itertools.pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(sizes[-1], n_classes))
+            layers += [Linear(n_in, n_out), nn.ReLU()]
+        return nn.Sequential(*layers, Linear(sizes[-1], n_classes))
 
 
 def initialise(module: nn.Module, seed: int) -> None:
@@ -79,6 +91,14 @@ class Flat:
 
     def __call__(self, vector: Tensor, x: Tensor) -> Tensor:
         """Logits of `module` with the parameters in `vector`: differentiable in it, and made for torch.func."""
-        pieces = vector.split(self.sizes)
-        named = {n: p.view(s) for n, p, s in zip(self.names, pieces, self.shapes, strict=True)}
+        return self.of_pieces(self.pieces(vector), x)
+
+    def pieces(self, vectors: Tensor) -> list[Tensor]:
+        """Views of `[…, n_parameters]` as the parameters' own shapes `[…, *shape]`."""
+        parts = vectors.split(self.sizes, -1)
+        return [p.view(*vectors.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True)]
+
+    def of_pieces(self, pieces: Sequence[Tensor], x: Tensor) -> Tensor:
+        """Logits of `module` with the parameters in `pieces`."""
+        named = dict(zip(self.names, pieces, strict=True))
         return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]

@@ -31,3 +31,18 @@ def margins(logits: Tensor, labels: Tensor, output: Output = "logsumexp") -> Ten
     correct = logits.gather(-1, index).squeeze(-1)
     others = logits.scatter(-1, index, -torch.inf)
     return correct - (others.logsumexp(-1) if output == "logsumexp" else others.amax(-1))
+
+
+def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
+    """Gradient of the mean cross-entropy of each stacked batch with respect to its logits: (softmax − onehot) / batch.
+
+    Args:
+        logits: `[models, batch, n_classes]`.
+        labels: int64 `[models, batch]`.
+
+    Returns:
+        `[models, batch, n_classes]`.
+    """
+    by_class = logits.mT.softmax(1)  # over the last axis of ten it would be ten times slower
+    by_class.scatter_add_(1, labels[:, None, :], by_class.new_full((1, 1, 1), -1.0).expand(len(labels), 1, labels.shape[1]))
+    return by_class.div_(labels.shape[1]).mT

@@ -79,8 +79,9 @@ def _figure(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> s
 
     marks = []
     height = _STEP * len(rows) + 40
-    for tick in np.arange(np.ceil(low * 5) / 5, 1.01, 0.2):
-        x = at(float(tick))
+    for fifths in range(int(np.ceil(low * 5)), 6):
+        tick = fifths / 5
+        x = at(tick)
         marks.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="8" y2="{height - 30}" stroke="var(--line)"/>')
         marks.append(f'<text class="soft" x="{x:.1f}" y="{height - 12}" text-anchor="middle">{tick:.1f}</text>')
     if board.ceiling is not None:

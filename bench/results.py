@@ -38,7 +38,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of the table; `scores` and `per_target` are paths relative to the leaderboard's folder."""
+    """One method of the table; `scores` is a path relative to the leaderboard's folder."""
 
     name: str
     params: dict[str, Any]
@@ -129,10 +129,12 @@ def _number(value: float | None) -> float:
 
 
 def ranked(rows: list[Row]) -> list[Row]:
-    """The same rows with ranks, best first; then those without an LDS, in the order given."""
-    scored = sorted((r for r in rows if r.status == "ok" and r.lds is not None), key=lambda r: -(r.lds or 0.0))
-    rest = [msgspec.structs.replace(r, rank=None) for r in rows if r.status != "ok" or r.lds is None]
-    return [*(msgspec.structs.replace(r, rank=i) for i, r in enumerate(scored, 1)), *rest]
+    """The same rows with ranks, best first (equals share a rank); then those without an LDS, in the order given."""
+    values = {id(r): r.lds for r in rows if r.status == "ok" and r.lds is not None}
+    scored = sorted((r for r in rows if id(r) in values), key=lambda r: -values[id(r)])
+    ranks = [1 + sum(value > values[id(r)] for value in values.values()) for r in scored]
+    rest = [msgspec.structs.replace(r, rank=None) for r in rows if id(r) not in values]
+    return [*(msgspec.structs.replace(r, rank=rank) for r, rank in zip(scored, ranks, strict=True)), *rest]
 
 
 def write(folder: Path, board: Leaderboard, per_target: dict[str, NDArray[np.float64]], labels: NDArray[Any]) -> None:

@@ -147,6 +147,8 @@ class Bench:
             raise InputError(f"{store} was made with {identity.setting}, not {setting.name}: name that setting")
         if identity.data != hashing.data(data):
             raise InputError(f"{store} was trained on other data than {setting.name} has now: train it again")
+        if identity.recipe != hashing.recipe(setting.recipe):
+            raise InputError(f"{store} was trained by another recipe than {setting.name} has now: train it again")
         groups = [truth.of_group(group, n_rows) for group in ("fit", "tune", "eval")]
         trainer = Trainer(setting.recipe, data, pick_device(device))
         pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
@@ -164,7 +166,7 @@ class Bench:
                 "ground truth": self._meta.key,
                 "rows": self.n_rows,
                 "method": one.name,
-                "parameters": dict(one.parameters),
+                "parameters": msgspec.to_builtins(dict(one.parameters), enc_hook=repr),
                 "source": hashing.file(Path(source)) if source else None,
                 "harness": hashing.harness_code(),
                 "versions": launch.versions(),
@@ -173,7 +175,7 @@ class Bench:
 
     def task(self, one: Chosen, cache: Path) -> Task:
         """What a method is given. Its randomness comes from the root seed and the method's name."""
-        number = int.from_bytes(hashlib.sha256(one.spec.encode()).digest()[:4])
+        number = int.from_bytes(hashlib.sha256(one.plugin.encode()).digest()[:4])
         identity = self._meta.identity
         seed = np.random.SeedSequence([identity.seed, _METHOD_STREAM, number])
         trainer = self.pool.trainer
@@ -192,7 +194,7 @@ class Bench:
             count = self.pool.trainer.n_parameters
             return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
         for package in needs.packages:
-            if importlib.util.find_spec(package) is None:
+            if not _installed(package):
                 return f"needs the package {package}, which is not installed"
         return None
 
@@ -209,7 +211,8 @@ class Bench:
                 try:
                     scores = one.method.attribute(task)
                 finally:
-                    refused = task.refused or (guard.touched and f"it opened {guard.touched}")
+                    opened = guard.touched and f"it opened {Path(guard.touched).name} of the ground truth"
+                    refused = task.refused or opened
                     if refused:
                         raise BenchError(f"refused: {refused}; only task.fit and task.tune may be used")
             kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
@@ -225,13 +228,25 @@ class Bench:
         return checked, cost, task.notes
 
 
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a submodule
+        return False
+
+
 def check_scores(scores: Any, n_train: int, n_targets: int) -> NDArray[Any]:
     """The scores as a float array `[n_train, n_targets]`.
 
     Raises:
         InputError: another shape (a transposed one is said so), not numbers, or not one finite column.
     """
-    array = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
+    if scores is None:
+        raise InputError("it returned nothing: attribute() must return its scores")
+    try:
+        array = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"its scores are not an array ({error})") from error
     if array.shape != (n_train, n_targets):
         hint = "; it looks transposed" if array.shape == (n_targets, n_train) else ""
         raise InputError(f"its scores have shape {list(array.shape)} instead of [{n_train}, {n_targets}]{hint}")
@@ -261,14 +276,15 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     except TypeError as error:
         known = [f.name for f in fields(Options)]
         unknown = next((name for name in settings if name not in known), "")
-        raise BenchError(f"run has no setting {unknown!r}{nearest(unknown, known)}") from error
-    picked = methods.chosen(list(options.methods))
+        raise BenchError(f"bench.run has no option {unknown!r}{nearest(unknown, known)}") from error
+    specs = [options.methods] if isinstance(options.methods, str) else list(options.methods)
+    picked = methods.chosen(specs)
     setting = datasets.setting(options.setting)
     plan = options.plan
     folder = options.folder(setting)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = setting.dataset.load(Files(data_folders(options.data_dir)))
+    data = _load(setting, options.data_dir)
     store = folder / "ground-truth"
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
@@ -303,18 +319,31 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float64] | None]:
-    parameters = dict(one.parameters)
-    unmet = bench.unmet(one)
-    if unmet is not None:
-        bench.progress.say(f"{one.name}: skipped: {unmet}")
-        return Row(name=one.name, params=parameters, status="skipped", reason=unmet), None
-    path = bench.folder / "scores" / f"{_file_name(one.name)}.npy"
-    key = bench.key(one)
-    kept = load_scores(path, key)
+def _load(setting: Setting, data_dir: str | None) -> Data:
+    files = Files(data_folders(data_dir))
     try:
-        scores, cost, notes = bench.attribute(one) if kept is None else kept
+        return setting.dataset.load(files)
+    except InputError as error:
+        raise BenchError(f"{setting.dataset_name}: {error}") from error
+    except BenchError:
+        raise
     except Exception as error:
+        kind = type(error).__name__
+        raise BenchError(f"the dataset {setting.dataset_name} cannot be loaded: {kind}: {error}") from error
+
+
+def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float64] | None]:
+    parameters = msgspec.to_builtins(dict(one.parameters), enc_hook=str)
+    path = bench.folder / "scores" / f"{_file_name(one.name)}.npy"
+    try:
+        unmet = bench.unmet(one)
+        if unmet is not None:
+            bench.progress.say(f"{one.name}: skipped: {unmet}")
+            return Row(name=one.name, params=parameters, status="skipped", reason=unmet), None
+        key = bench.key(one)
+        kept = load_scores(path, key)
+        scores, cost, notes = bench.attribute(one) if kept is None else kept
+    except (Exception, SystemExit) as error:  # a method must not end the run
         reason = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
         reason = " ".join(reason.split())
         bench.progress.say(f"{one.name}: failed: {reason}")
@@ -331,7 +360,7 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         name=one.name,
         params=parameters,
         status="ok",
-        reason="no target has a correlation: its predictions are constant" if lds_value is None else None,
+        reason=f"no target has a correlation ({_why(found)})" if lds_value is None else None,
         lds=lds_value,
         ci=None if lds_value is None else found.ci,
         n_excluded=found.n_excluded,
@@ -343,8 +372,16 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
     return row, found.per_target
 
 
+def _why(found: LDS) -> str:
+    return ", ".join(f"{why}: {count}" for why, count in found.excluded.items() if count)
+
+
 def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_.=" else "-" for c in name)
+    """A file's name that no other method of the run has."""
+    plain = "".join(c if c.isalnum() or c in "-_.=" else "-" for c in name)
+    if len(plain) <= 100 and all(c in plain or c in ":," for c in name):
+        return plain
+    return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def save_scores(path: Path, key: str, scores: NDArray[Any], cost: Cost, notes: list[str]) -> None:
@@ -377,7 +414,7 @@ def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1)) -> Met
     setting = datasets.setting(options.setting)
     plan = options.plan
     atomic.writable_folder(store)
-    data = setting.dataset.load(Files(data_folders(options.data_dir)))
+    data = _load(setting, options.data_dir)
     request = replace(options.request(setting, data), plan=plan, shard=shard)
     return launch.make(request, store, Progress(quiet=options.quiet))
 
@@ -395,7 +432,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = made.dataset.load(Files(data_folders(data_dir)))
+    data = _load(made, data_dir)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
@@ -418,10 +455,13 @@ def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_targ
     arrays = [_open_array(name, path) for name, path in (("scores", scores), ("masks", masks), ("margins", margins))]
     found = lds(*arrays, precision=precision)
     if np.isnan(found.mean):
-        reasons = ", ".join(f"{count} for {why}" for why, count in found.excluded.items() if count)
-        raise InputError(f"{scores}: every one of {found.n_targets} targets is excluded ({reasons}): there is no LDS")
+        raise InputError(
+            f"--scores: {scores} has no LDS: every one of {found.n_targets} targets is excluded ({_why(found)})"
+        )
     if per_target is not None:
         path = Path(per_target)
+        if path.is_dir() or not path.parent.is_dir():
+            raise InputError(f"--per-target: cannot write {path}: name a file in a folder that exists")
         atomic.write(path, lambda file: np.save(file, found.per_target, allow_pickle=False))
     return {
         "lds": found.mean,
@@ -437,11 +477,17 @@ def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_targ
 
 def _open_array(name: str, path: str) -> NDArray[Any]:
     try:
+        with Path(path).open("rb") as file:
+            start = file.read(6)
+        if start != b"\x93NUMPY" and not start.startswith(b"PK"):
+            raise InputError(f"--{name}: {path} is not a .npy file: write one with numpy.save")
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"--{name}: there is no file {path}") from error
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"--{name}: {path} is not a .npy array of numbers ({error})") from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"--{name}: cannot read {path}: {error.strerror or error}; name a .npy file") from error
+    except Exception as error:  # numpy has many: torn zip, torn header, Python objects, shorter than it says
+        raise InputError(f"--{name}: {path} is not a whole .npy array of numbers: {error}") from error
     if not isinstance(array, np.ndarray):
         raise InputError(f"--{name}: {path} is an archive of several arrays; give a .npy file with one")
     return array

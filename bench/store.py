@@ -211,7 +211,7 @@ def _array(folder: Path, name: str, rank: int, kind: str) -> NDArray[Any]:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError as error:
         raise InputError(f"{folder} is not a finished ground-truth store: {path.name} is missing") from error
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy has many words for a broken file
         raise InputError(f"{path} is torn or not a .npy file ({error}); run the same command again") from error
     if array.ndim != rank or array.dtype.kind != kind:
         raise InputError(f"{path} is {array.dtype} {list(array.shape)}, where a store has {rank} axes of kind {kind!r}")

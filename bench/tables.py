@@ -79,7 +79,7 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
         yield f"{row.n_tied} of {n_targets} targets have ties (average ranks)"
     if row.lds is not None and row.lds < _SIGN:
         yield "strongly negative: are its scores of the opposite sign?"
-    yield from row.notes
+    yield from (" ".join(note.split()) for note in row.notes)
 
 
 def plain(board: Leaderboard) -> str:
@@ -120,7 +120,9 @@ def show(board: Leaderboard) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(header_style="bold", caption="\n".join(footnotes(board)) or None, caption_justify="left")
+    notes = footnotes(board)
+    caption_text = Text("\n".join(notes)) if notes else None  # a string would be read as rich's markup
+    table = Table(header_style="bold", caption=caption_text, caption_justify="left")
     for name in HEADER:
         table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
     for row in board.methods:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,6 +73,15 @@ class Access:
                     )
 
 
+def _read_only(data: Data) -> Data:
+    """Views that cannot be written through: the next method must find the same examples."""
+    views = {}
+    for name in ("train_x", "train_y", "test_x", "test_y"):
+        views[name] = getattr(data, name).view()
+        views[name].setflags(write=False)
+    return replace(data, **views)
+
+
 class Task:
     """The one argument of `Method.attribute`.
 
@@ -98,7 +107,7 @@ class Task:
         seed: np.random.SeedSequence,
         cache: Path,
     ) -> None:
-        self.setting, self.data, self.output, self.alpha, self.cache = setting, data, output, alpha, cache
+        self.setting, self.data, self.output, self.alpha, self.cache = setting, _read_only(data), output, alpha, cache
         self.rng = np.random.default_rng(seed)
         self.seed = int(seed.generate_state(1, np.uint32)[0] >> 1)
         self.usage = Usage()
@@ -133,7 +142,10 @@ class Task:
             EvalRowError: a row that judges is among them. The method's scores are then refused, whatever it does.
             InputError: a row that does not exist.
         """
-        wanted = np.asarray(list(index), np.int64)
+        numbers = np.asarray(list(index))
+        if len(numbers) and numbers.dtype.kind not in "iu":
+            raise InputError(f"rows are asked for by number, not by {numbers.dtype}")
+        wanted = numbers.astype(np.int64)
         allowed = np.concatenate([self._access.fit, self._access.tune])
         touched = np.intersect1d(wanted, self._access.eval)
         if len(touched):
@@ -151,6 +163,8 @@ class Task:
 
     def checkpoint_vectors(self, count: int) -> torch.Tensor:
         """The same as parameter vectors, float32 `[count, n_parameters]`, for `task.flat()`."""
+        if count < 1:
+            raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         vectors, seconds = self._pool.get(count)
         if count > self.usage.checkpoints:
             self.usage.checkpoints, new = count, count - self.usage.checkpoints
@@ -162,8 +176,9 @@ class Task:
         return self._trainer.flat()
 
     def inputs(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The `train` or `test` examples and labels as tensors on the device."""
-        return self._trainer.inputs(part)
+        """The `train` or `test` examples and labels as tensors on the device, copies of the method's own."""
+        x, y = self._trainer.inputs(part)
+        return x.clone(), y.clone()
 
     def choose(self, candidates: Iterable[tuple[L, NDArray[Any]]]) -> tuple[L, NDArray[Any]]:
         """The candidate `(label, scores)` with the best LDS on the tune rows; the first of equals."""

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from bench.datasets import Data
 from bench.errors import BenchError
 from bench.models import Flat, build, initialise, parameter_count
-from bench.outputs import margins
+from bench.outputs import cross_entropy_gradient, margins
 from bench.recipes import Output, Recipe
 
 
@@ -120,20 +119,23 @@ class Trainer:
         batches = torch.from_numpy(np.stack(order, axis=1)).to(self.device)  # [steps, models, batch]
         x, y = self.inputs("train")
 
-        def loss(vector: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(flat(vector, inputs), labels)
-
-        gradient = torch.func.vmap(torch.func.grad(loss))
-        momentum = torch.zeros_like(parameters)
+        # Separate tensors: as one, their gradients would have to be copied together at every step.
+        pieces = [piece.contiguous() for piece in flat.pieces(parameters)]
+        momenta = [torch.zeros_like(piece) for piece in pieces]
+        forward = torch.func.vmap(flat.of_pieces)
         steps = len(batches)
         with torch.no_grad():
             for step, batch in enumerate(batches):
-                g = gradient(parameters, x[batch], y[batch])
-                momentum.mul_(recipe.momentum).add_(g)
-                if recipe.weight_decay:
-                    momentum.add_(parameters, alpha=recipe.weight_decay)
-                parameters.sub_(momentum, alpha=recipe.rate(step, steps))
-        return parameters
+                at = batch.reshape(-1)
+                inputs = x.index_select(0, at).view(*batch.shape, *x.shape[1:])
+                logits, pull_back = torch.func.vjp(lambda p, inputs=inputs: forward(p, inputs), pieces)
+                (gradients,) = pull_back(cross_entropy_gradient(logits, y.index_select(0, at).view(batch.shape)))
+                for piece, momentum, gradient in zip(pieces, momenta, gradients, strict=True):
+                    momentum.mul_(recipe.momentum).add_(gradient)
+                    if recipe.weight_decay:
+                        momentum.add_(piece, alpha=recipe.weight_decay)
+                    piece.sub_(momentum, alpha=recipe.rate(step, steps))
+        return torch.cat([piece.flatten(1) for piece in pieces], 1)
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`."""

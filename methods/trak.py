@@ -40,6 +40,8 @@ class Trak(Method):
         from trak.projectors import BasicProjector, ProjectionType
 
         models = task.checkpoints(self.checkpoints)
+        if self.damping == 0 and self.proj_dim >= task.data.n_train:
+            task.note(f"{self.proj_dim} dimensions for {task.data.n_train} examples and no damping: a singular kernel")
         projector = BasicProjector(
             grad_dim=sum(p.numel() for p in models[0].parameters()),
             proj_dim=self.proj_dim,

@@ -1,0 +1,276 @@
+"""The leaderboard's files: nothing is lost on the way to JSON, CSV, Markdown and HTML."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench import report, results, tables
+from bench.errors import InputError
+from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
+
+Floats = NDArray[np.float64]
+NASTY = "<script>alert('x')</script>|a & \"b\" [red]"
+
+
+def row(name: str, lds: float | None = None, **others: Any) -> Row:
+    cost = Cost(1.5, 3, 2_000_000, 4.25, 100)
+    ci = None if lds is None else (lds - 0.1, lds + 0.1)
+    return Row(**{"name": name, "params": {}, "status": "ok", "lds": lds, "ci": ci, "cost": cost, **others})
+
+
+def board(*rows: Row, **others: Any) -> Leaderboard:
+    values: dict[str, Any] = {
+        "setting": "toy/mlp",
+        "alpha": 0.5,
+        "output": "logsumexp",
+        "seed": 0,
+        "rows": Counts(42, 4, 18, 2),
+        "n_train": 40,
+        "n_targets": 5,
+        "ceiling": CeilingRow(0.9, (0.85, 0.95)),
+        "methods": results.ranked(list(rows)),
+        "ground_truth": {"path": "ground-truth", "key": "k"},
+        "versions": {"python": "3"},
+        "hardware": {"cores": "2"},
+    }
+    return Leaderboard(**(values | others))
+
+
+MIXED = (
+    row("low", 0.1),
+    row("gone", status="failed", reason="it | broke", cost=Cost(0.0, 0, 0)),
+    row("high", 0.7, n_excluded=1, n_tied=2, notes=["damping 1 was\nbest"]),
+    row("none", None, reason="no target has a correlation (predictions constant: 5)"),
+    row("later", status="skipped", reason="needs 20 fit rows, and there are 5", cost=Cost(0.0, 0, 0)),
+    row("below", -0.3, params={"damping": "tune", "checkpoints": 5}),
+)
+
+
+def per_target(*names: str) -> dict[str, Floats]:
+    return {name: np.linspace(-0.2, 0.9, 5) + 0.01 * i for i, name in enumerate(names)}
+
+
+def test_ranked() -> None:
+    found = results.ranked(list(MIXED))
+    assert [(r.name, r.rank) for r in found] == [
+        ("high", 1),
+        ("low", 2),
+        ("below", 3),
+        ("gone", None),
+        ("none", None),
+        ("later", None),
+    ]
+
+
+def test_equal_methods_share_a_rank_in_the_order_given() -> None:
+    found = results.ranked([row("a", 0.2), row("b", 0.5), row("c", 0.5), row("d", 0.1), row("e", 0.2)])
+    assert [(r.name, r.rank) for r in found] == [("b", 1), ("c", 1), ("a", 3), ("e", 3), ("d", 5)]
+
+
+def test_zero_is_an_lds_and_a_failed_method_has_no_rank() -> None:
+    found = results.ranked([row("negative", -0.1), row("zero", 0.0), row("failed", 0.9, status="failed")])
+    assert [(r.name, r.rank) for r in found] == [("zero", 1), ("negative", 2), ("failed", None)]
+    assert results.ranked([]) == []
+
+
+def test_files_read_back(tmp_path: Path) -> None:
+    made = board(*MIXED)
+    values = per_target("low", "high", "below")
+    values["high"][2] = np.nan
+    results.write(tmp_path, made, values, np.array([3, 1, 4, 1, 5]))
+    back = results.read(tmp_path)
+    assert back.methods[0].notes == ["damping 1 was\nbest"]
+    assert back == made
+    assert results.read(tmp_path / "leaderboard.json") == made
+    found = results.read_per_target(tmp_path)
+    assert list(found) == ["low", "high", "below"]
+    assert all(np.array_equal(found[name], values[name], equal_nan=True) for name in values)
+    assert {p.name for p in tmp_path.iterdir()} == {
+        *("leaderboard.json", "leaderboard.csv", "leaderboard.md", "per_target.csv", "report.html")
+    }
+
+
+def test_json_keeps_every_digit_and_no_nan(tmp_path: Path) -> None:
+    value = 0.1 + 0.2
+    results.write(tmp_path, board(row("a", value)), per_target("a"), np.arange(5))
+    found = json.loads((tmp_path / "leaderboard.json").read_text(), parse_constant=lambda c: pytest.fail(c))
+    assert found["methods"][0]["lds"] == value
+    assert found["schema"] == 1
+
+
+def test_csv_parses_back(tmp_path: Path) -> None:
+    results.write(tmp_path, board(*MIXED, row('x:a="1,2"', 0.65)), per_target("low"), np.arange(5))
+    with (tmp_path / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["method"] for line in lines] == ["high", 'x:a="1,2"', "low", "below", "gone", "none", "later"]
+    assert [line["rank"] for line in lines] == ["1", "2", "3", "4", "", "", ""]
+    assert float(lines[0]["lds"]) == 0.7
+    assert (float(lines[0]["ci_low"]), float(lines[0]["ci_high"])) == (0.7 - 0.1, 0.7 + 0.1)
+    assert lines[4] | {"status": "failed", "reason": "it | broke", "lds": "", "ci_low": ""} == lines[4]
+    assert (lines[0]["models"], lines[0]["seconds"], lines[0]["peak_bytes"]) == ("3", "1.5", "2000000")
+
+
+def test_markdown_parses_back() -> None:
+    text = tables.markdown(board(*MIXED, row("pipe:x=a|b", 0.3)))
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert {len(line) for line in cells} == {len(tables.HEADER)}
+    assert tuple(cells[0]) == tables.HEADER
+    assert set("".join(cells[1])) == {"-", ":"}
+    assert [line[:3] for line in cells[2:]] == [
+        ["1", "high", "0.700"],
+        ["2", "pipe:x=a\\|b", "0.300"],
+        ["3", "low", "0.100"],
+        ["4", "below", "−0.300"],
+        ["", "gone", "failed"],
+        ["", "none", "–"],
+        ["", "later", "skipped"],
+    ]
+    assert cells[2][3] == "[0.600, 0.800]"
+    assert "- gone: failed: it | broke" in text
+    assert "- high: damping 1 was best\n" in text
+    assert "- below: strongly negative: are its scores of the opposite sign?" in text
+    assert "- high: 1 of 5 targets are excluded" in text
+    assert "9 held-out subsets × 2 seeds" in text
+    assert "Noise ceiling: 0.900 [0.850, 0.950]." in text
+
+
+def test_plain_text_is_aligned() -> None:
+    lines = tables.plain(board(row("a", 0.1), row("a" * 30, 0.2), ceiling=None)).splitlines()
+    header = next(line for line in lines if line.startswith("rank"))
+    at = lines.index(header)
+    ends = {line.index("0." if i else "LDS") + (5 if i else 3) for i, line in enumerate(lines[at : at + 3])}
+    assert len(ends) == 1
+    assert not any("ceiling" in line for line in lines)
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_a_remark_on_every_method_is_said_once() -> None:
+    both = tables.footnotes(board(row("a", 0.1, n_tied=2), row("b", 0.2, n_tied=2)))
+    assert both == ["all methods: 2 of 5 targets have ties (average ranks)"]
+    assert tables.footnotes(board(row("a", 0.1, n_tied=2))) == ["a: 2 of 5 targets have ties (average ranks)"]
+    two = tables.footnotes(board(row("a", 0.1, n_tied=2), row("b", 0.2, n_tied=2), row("c", 0.3)))
+    assert two == ["b, a: 2 of 5 targets have ties (average ranks)"]
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and collects texts and attributes."""
+
+    VOID = ("meta", "line", "rect", "circle", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_report_is_one_well_formed_page_that_needs_no_network() -> None:
+    text = report.html(board(*MIXED), per_target("low", "high", "below"))
+    page = Page(text)
+    tags = [tag for tag, _ in page.seen]
+    assert tags.count("tr") == 1 + len(MIXED)
+    assert tags.count("circle") == 3
+    assert not {"script", "link", "img", "iframe"} & set(tags)
+    assert not any({"src", "href", "srcset", "data"} & set(a) for _, a in page.seen)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "nan" not in text
+    assert "-0.0" not in page.texts
+    for wanted in ("high", "0.700", "[0.600, 0.800]", "failed", "toy/mlp"):
+        assert wanted in page.texts
+    widths = [float(a["width"] or 0) for tag, a in page.seen if tag == "rect"]
+    assert all(width >= 0 for width in widths)
+
+
+def test_report_escapes_what_others_named() -> None:
+    made = board(
+        row(NASTY, 0.2, notes=[NASTY]),
+        row("b", status="failed", reason=NASTY),
+        setting=NASTY,
+        versions={NASTY: NASTY},
+    )
+    text = report.html(made, per_target(NASTY))
+    page = Page(text)
+    assert "script" not in [tag for tag, _ in page.seen]
+    assert page.texts.count(NASTY) >= 3
+
+
+@pytest.mark.parametrize("rows", [(), (row("a", status="failed", reason="x"),), (row("a", None),)])
+def test_report_without_any_score(rows: tuple[Row, ...]) -> None:
+    page = Page(report.html(board(*rows, ceiling=None), {}))
+    assert "svg" not in [tag for tag, _ in page.seen]
+
+
+def test_report_with_excluded_targets_and_a_very_negative_method() -> None:
+    values = {"a": np.array([np.nan, -0.9, -0.95, -0.8, np.nan])}
+    text = report.html(board(row("a", -0.9), ceiling=None), values)
+    Page(text)
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "cannot be read as a leaderboard"),
+        (b"{", "cannot be read as a leaderboard"),
+        (b"[]", "cannot be read as a leaderboard"),
+        (b'{"schema": 1}', "cannot be read as a leaderboard: .*setting"),
+        (b"\xff\xfe", "cannot be read as a leaderboard"),
+    ],
+)
+def test_a_torn_leaderboard(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "leaderboard.json").write_bytes(content)
+    with pytest.raises(InputError, match=reason) as caught:
+        results.read(tmp_path)
+    assert str(tmp_path / "leaderboard.json") in str(caught.value)
+
+
+def test_a_leaderboard_of_another_schema(tmp_path: Path) -> None:
+    (tmp_path / "leaderboard.json").write_bytes(msgspec.json.encode(board(schema=2)))
+    with pytest.raises(InputError, match="has schema 2, and this version reads schema 1"):
+        results.read(tmp_path)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"leaderboard.json does not exist: name a folder that `bench run` wrote"):
+        results.read(tmp_path)
+    with pytest.raises(InputError, match=r"per_target.csv cannot be read"):
+        results.read_per_target(tmp_path)
+
+
+def test_to_frame_has_one_row_per_method() -> None:
+    frame = board(*MIXED).to_frame()
+    assert len(frame) == len(MIXED)
+    buffer = io.StringIO(frame.to_csv(index=False))
+    assert buffer.readline().startswith("rank,method,lds,")
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "–"), (0.0, "0.000"), (-0.25, "−0.250"), (1.0, "1.000")])
+def test_numbers_in_tables(value: float | None, text: str) -> None:
+    assert tables.lds(value) == text
