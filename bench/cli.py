@@ -139,7 +139,9 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
 def _add_attribute(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("attribute", help="one method's score matrix, as .npy")
     made.add_argument("setting", help="dataset/model[:key=value,…]")
-    made.add_argument("--method", required=True, metavar="NAME[:key=value,…]", help="the method, or its file")
+    made.add_argument(
+        "--method", required=True, metavar="NAME[:key=value,…]", help="the method, or the path of its file"
+    )
     made.add_argument("--store", required=True, metavar="STORE", help="ground truth to fit on (bench train)")
     made.add_argument("--out", required=True, metavar="FILE.npy", help="where the scores go, [n_train, n_targets]")
     made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
@@ -150,11 +152,19 @@ def _add_attribute(verbs: Any) -> argparse.ArgumentParser:
 
 def _add_lds(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("lds", help="LDS of a score matrix, from .npy files alone")
-    made.add_argument("--masks", required=True, metavar="M.npy", help="0/1 [n_subsets, n_train]")
+    made.add_argument("--masks", required=True, metavar="M.npy", help="0/1 [n_subsets, n_train], 1 = kept")
     made.add_argument("--margins", required=True, metavar="Y.npy", help="[n_subsets, n_targets]")
-    made.add_argument("--scores", required=True, metavar="S.npy", help="[n_train, n_targets], positive = raises")
     made.add_argument(
-        "--precision", choices=("auto", "float32", "float64"), default="auto", help="of the predictions (auto)"
+        "--scores",
+        required=True,
+        metavar="S.npy",
+        help="[n_train, n_targets], positive = keeping the example raises the margin",
+    )
+    made.add_argument(
+        "--precision",
+        choices=("auto", "float32", "float64"),
+        default="auto",
+        help="of the predicted margins (auto: float64 where it is quick)",
     )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")

@@ -49,10 +49,8 @@ def data(value: Data) -> str:
 
 
 def recipe(value: Recipe) -> str:
-    """Hash of the architecture and of how it is trained; the evidence text does not count."""
-    fields = asdict(value)
-    del fields["evidence"]
-    return digest(fields)
+    """Hash of the architecture and of how it is trained."""
+    return digest(asdict(value))
 
 
 def training_code() -> str:

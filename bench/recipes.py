@@ -1,6 +1,6 @@
 """How a model is trained: plain data, hashed into the ground truth that it makes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 Output = Literal["logsumexp", "max"]
@@ -30,7 +30,6 @@ class Recipe:
         momentum: heavy-ball momentum (torch.optim.SGD's, no dampening).
         weight_decay: L2 penalty in torch.optim.SGD's scaling: the objective is mean loss + weight_decay/2 ‖θ‖².
         schedule: `linear` multiplies `lr` by 1 − step/steps.
-        evidence: what it reaches on the full training set, and how that was measured. Not part of the hash.
     """
 
     architecture: Architecture
@@ -40,7 +39,6 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["linear", "constant"] = "linear"
-    evidence: str = field(default="", compare=False)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""

@@ -27,7 +27,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 figure { margin: 2rem 0; overflow-x: auto; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); }
 """
-_LEFT, _WIDTH, _STEP = 230, 640, 30
+_WIDTH, _STEP, _LETTER = 640, 30, 7.5
 
 
 def html(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> str:
@@ -72,10 +72,11 @@ def _figure(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> s
     rows = [row for row in board.methods if row.lds is not None and row.name in per_target]
     if not rows:
         return ""
+    left = 24 + _LETTER * max(len(row.name) for row in rows)
     low = min(-0.1, *(float(np.nanquantile(per_target[row.name], 0.05)) for row in rows))
 
     def at(value: float) -> float:
-        return _LEFT + _WIDTH * (value - low) / (1 - low)
+        return left + _WIDTH * (value - low) / (1 - low)
 
     marks = []
     height = _STEP * len(rows) + 40
@@ -92,7 +93,7 @@ def _figure(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> s
     for i, row in enumerate(rows):
         y = 24 + _STEP * i
         q = [at(float(v)) for v in np.nanquantile(per_target[row.name], [0.05, 0.25, 0.75, 0.95])]
-        marks.append(f'<text x="{_LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>')
+        marks.append(f'<text x="{left - 12:.0f}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>')
         marks.append(f'<line x1="{q[0]:.1f}" x2="{q[3]:.1f}" y1="{y}" y2="{y}" stroke="var(--band)" stroke-width="2"/>')
         marks.append(f'<rect x="{q[1]:.1f}" y="{y - 6}" width="{q[2] - q[1]:.1f}" height="12" fill="var(--band)"/>')
         if row.ci is not None and row.lds is not None:
@@ -100,9 +101,9 @@ def _figure(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> s
             marks.append(f'<line x1="{a:.1f}" x2="{b:.1f}" y1="{y}" y2="{y}" stroke="var(--mark)" stroke-width="4"/>')
             marks.append(f'<circle cx="{c:.1f}" cy="{y}" r="5" fill="var(--mark)"/>')
     dashed = " The dashed line is the noise ceiling." if board.ceiling is not None else ""
-    width = _LEFT + _WIDTH + 20
+    width = left + _WIDTH + 20
     return (
-        f'<figure><svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="LDS by method">'
+        f'<figure><svg viewBox="0 0 {width:.0f} {height}" width="{width:.0f}" role="img" aria-label="LDS by method">'
         f"{''.join(marks)}</svg><figcaption>Dot and dark bar: the mean LDS with its 95% interval. Light box and line: "
         f"the middle half and the middle nine tenths of single targets.{dashed}</figcaption></figure>"
     )

@@ -120,22 +120,23 @@ class Trainer:
         x, y = self.inputs("train")
 
         # Separate tensors: as one, their gradients would have to be copied together at every step.
-        pieces = [piece.contiguous() for piece in flat.pieces(parameters)]
+        pieces = [piece.clone() for piece in flat.pieces(parameters)]
         momenta = [torch.zeros_like(piece) for piece in pieces]
         forward = torch.func.vmap(flat.of_pieces)
         steps = len(batches)
-        with torch.no_grad():
-            for step, batch in enumerate(batches):
-                at = batch.reshape(-1)
-                inputs = x.index_select(0, at).view(*batch.shape, *x.shape[1:])
-                logits, pull_back = torch.func.vjp(lambda p, inputs=inputs: forward(p, inputs), pieces)
-                (gradients,) = pull_back(cross_entropy_gradient(logits, y.index_select(0, at).view(batch.shape)))
+        for step, batch in enumerate(batches):
+            at = batch.reshape(-1)
+            inputs = x.index_select(0, at).view(*batch.shape, *x.shape[1:])
+            logits = forward([piece.requires_grad_() for piece in pieces], inputs)
+            slope = cross_entropy_gradient(logits.detach(), y.index_select(0, at).view(batch.shape))
+            gradients = torch.autograd.grad(logits, pieces, slope)
+            with torch.no_grad():
                 for piece, momentum, gradient in zip(pieces, momenta, gradients, strict=True):
                     momentum.mul_(recipe.momentum).add_(gradient)
                     if recipe.weight_decay:
                         momentum.add_(piece, alpha=recipe.weight_decay)
                     piece.sub_(momentum, alpha=recipe.rate(step, steps))
-        return torch.cat([piece.flatten(1) for piece in pieces], 1)
+        return torch.cat([piece.detach().flatten(1) for piece in pieces], 1)
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`."""

@@ -1,5 +1,6 @@
 """A setting small enough to train in every test."""
 
+import ast
 import inspect
 from pathlib import Path
 from typing import ClassVar
@@ -55,5 +56,6 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Progress:
 @pytest.fixture(scope="session")
 def toy_source() -> str:
     """The text of a dataset plug-in that holds `Toy`."""
-    header = "import numpy as np\nfrom bench.datasets import Architecture, Data, Dataset, Recipe\n"
-    return f"{header}from bench.files import Files\n\n{inspect.getsource(Toy)}"
+    nodes = ast.parse(Path(__file__).read_text("utf-8")).body
+    imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join([*imports, "", inspect.getsource(Toy)])

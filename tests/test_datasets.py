@@ -245,7 +245,7 @@ def test_idx_reads_back(tmp_path: Path, array: tuple[int, ...]) -> None:
         (lambda _: b"", "torn|not an idx|decompressed"),
         (lambda raw: raw[:-9], "cannot be decompressed"),
         (lambda raw: raw[: len(raw) // 2], "cannot be decompressed"),
-        (lambda _: b"PK" + raw[2:], "cannot be decompressed"),
+        (lambda raw: b"PK" + raw[2:], "cannot be decompressed"),
         (lambda raw: gzip.decompress(raw), "cannot be decompressed"),
         (lambda _: gzip.compress(b""), "not an idx file of bytes"),
         (lambda _: gzip.compress(b"\0\0\x08"), "not an idx file of bytes"),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bench import methods
 from bench.datasets import Data, Setting
 from bench.errors import BenchError
-from bench.launch import Request, make
 from bench.lasso import fit_datamodels
+from bench.launch import Request, make
 from bench.outputs import margins
 from bench.progress import Progress
 from bench.runner import Bench, Judge

@@ -1,5 +1,6 @@
 """What a method may see: fit and tune rows, never those that judge, and nothing that it could change for the next."""
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -51,9 +52,9 @@ def test_groups_share_no_row_and_no_mask(task: Task, truth: GroundTruth) -> None
 def test_groups_that_share_a_mask_are_refused(truth: GroundTruth) -> None:
     fit, tune, judged = (truth.of_group(g) for g in ("fit", "tune", "eval"))
     Access(truth, fit, tune, judged)
-    for bad in ((np.append(fit, judged[0]), tune), (fit, judged[:1]), (np.append(fit, tune[0]), tune)):
+    for bad_fit, bad_tune in ((np.append(fit, judged[0]), tune), (fit, judged[:1]), (np.append(fit, tune[0]), tune)):
         with pytest.raises(EvalRowError, match="has the same subset as"):
-            Access(truth, *bad, judged)
+            Access(truth, bad_fit, bad_tune, judged)
 
 
 def test_rows_are_those_of_the_store_and_cannot_be_written(task: Task, truth: GroundTruth) -> None:
@@ -188,7 +189,7 @@ def _link(folder: Path) -> Path:
 @pytest.mark.parametrize("way", OPENINGS)
 def test_the_guard_refuses(folder: Path, way: str) -> None:
     guard = Guard(folder)
-    with guard, pytest.raises(EvalRowError, match="it opened .* of the ground truth"):
+    with guard, pytest.raises(EvalRowError, match=r"it opened .* of the ground truth"):
         OPENINGS[way](folder)
     assert guard.touched is not None
     assert not (folder / "new").exists()
@@ -196,10 +197,8 @@ def test_the_guard_refuses(folder: Path, way: str) -> None:
 
 def test_the_guard_remembers_what_was_swallowed(folder: Path) -> None:
     with Guard(folder) as guard:
-        try:
+        with contextlib.suppress(Exception):
             np.load(folder / "margins.npy")
-        except Exception:
-            pass
         assert (folder.parent / "store-of-mine").read_text() == "not the store"
     assert guard.touched == str((folder / "margins.npy").resolve())
 
@@ -215,7 +214,8 @@ def test_the_guard_watches_every_thread_while_it_is_entered(folder: Path) -> Non
 
     with Guard(folder) as guard, Guard.lifted():  # lifted for this thread alone
         assert np.load(folder / "margins.npy").shape == (3, 2)
-        assert guard.touched is None
+        touched = guard.touched
+        assert touched is None
         other = threading.Thread(target=read)
         other.start()
         other.join()
@@ -225,8 +225,11 @@ def test_the_guard_watches_every_thread_while_it_is_entered(folder: Path) -> Non
 
 
 def test_the_guard_lets_go_when_a_method_raises(folder: Path) -> None:
-    with pytest.raises(KeyError), Guard(folder):
+    def method() -> None:
         raise KeyError
+
+    with pytest.raises(KeyError), Guard(folder):
+        method()
     np.load(folder / "margins.npy")
 
 

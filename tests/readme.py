@@ -1,0 +1,84 @@
+"""Write the generated parts of README.md from the records in results/records and from what the commands print.
+
+    python tests/readme.py
+
+tests/test_readme.py fails where README.md is not what this makes.
+"""
+
+import re
+from pathlib import Path
+
+from bench import datasets, methods, results, tables
+from bench.results import Leaderboard, Row
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "results" / "records"
+
+# Deng et al. (2024), dattri: LDS on MNIST logistic regression, 5,000 / 500, read off its figure (±0.005).
+PUBLISHED = {
+    "influence": ("IF explicit", 0.798),
+    "trak:checkpoints=50": ("TRAK-50", 0.681),
+    "trak:checkpoints=10": ("TRAK-10", 0.643),
+    "trak:checkpoints=1": ("TRAK-1", 0.413),
+    "graddot": ("GradDot", 0.327),
+}
+
+
+def record(name: str) -> Leaderboard:
+    return results.read(RECORDS / name)
+
+
+def leaderboard() -> str:
+    board = record("digits-mlp")
+    return tables.markdown(board) + "\n" + _made_with(board)
+
+
+def against_published() -> str:
+    board = record("mnist-logreg")
+    by_name: dict[str, Row] = {row.name: row for row in board.methods}
+    lines = ["| method | published (dattri) | here | 95% interval |", "|---|---:|---:|---|"]
+    for name, (theirs, value) in PUBLISHED.items():
+        row = by_name[name]
+        lines.append(f"| `{name}` | {theirs}: {value:.3f} | {tables.lds(row.lds)} | {tables.interval(row.ci)} |")
+    return "\n".join([*lines, "", tables.caption(board)[0], "", _made_with(board)])
+
+
+def _made_with(board: Leaderboard) -> str:
+    packages = ", ".join(f"{name} {board.versions[name]}" for name in ("python", "torch", "numpy", "traker"))
+    return f"Seed {board.seed}, {board.hardware['cores']} cores of {board.hardware['processor']}, {packages}.\n"
+
+
+def what_there_is() -> str:
+    lines = ["```", "$ python -m bench list"]
+    for title, found in (("methods", methods.names()), ("settings", datasets.settings())):
+        lines.append(title)
+        width = max(map(len, [*methods.names(), *datasets.settings()]))
+        lines += [f"  {name:<{width}}  {summary}" for name, summary in found.items()]
+    return "\n".join([*lines, "```", ""])
+
+
+def example() -> str:
+    return f"```python\n{(ROOT / 'tests' / 'examples' / 'similarity.py').read_text('utf-8')}```\n"
+
+
+PARTS = {
+    "leaderboard": leaderboard,
+    "example": example,
+    "list": what_there_is,
+    "published": against_published,
+}
+
+
+def render(text: str) -> str:
+    """The README with every generated part anew."""
+    for name, make in PARTS.items():
+        pattern = re.compile(rf"(<!-- {name}: generated -->\n).*?(<!-- end -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise ValueError(f"README.md has no part {name!r}")
+        text = pattern.sub(lambda found, made=make: f"{found[1]}{made()}{found[2]}", text, count=1)  # type: ignore[misc]
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text("utf-8")), "utf-8")

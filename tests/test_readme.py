@@ -1,0 +1,57 @@
+"""README.md says what the records and the commands say, and what it tells people to type works."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench.cli import parser
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "tests" / "readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_current(writer: ModuleType) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert writer.render(text) == text, "run: python tests/readme.py"
+
+
+def test_published_order_holds(writer: ModuleType) -> None:
+    rows = {row.name: row.lds for row in writer.record("mnist-logreg").methods}
+    ours = [rows[name] for name in writer.PUBLISHED]
+    assert ours == sorted(ours, reverse=True)
+    assert rows["influence"] > 0.79
+
+
+def test_commands_in_the_readme_parse() -> None:
+    text = (ROOT / "README.md").read_text("utf-8").replace("\\\n", " ")
+    commands = re.findall(r"python -m bench ([^#`\n]+)", text)
+    assert len(commands) >= 4
+    for command in commands:
+        parser().parse_args(command.split())
+
+
+def test_example_method_runs(tmp_path: Path) -> None:
+    import bench
+
+    board = bench.run(
+        setting="digits/logreg",
+        models=64,
+        methods=[str(ROOT / "tests" / "examples" / "similarity.py"), "random"],
+        out=str(tmp_path / "run"),
+        quiet=True,
+    )
+    assert [row.name for row in board.methods] == ["similarity", "random"]
+    assert board.methods[0].lds is not None
+    assert board.methods[0].lds > 0.1
