@@ -68,7 +68,7 @@ def write(folder: Path, key: str, start: int, arrays: Mapping[str, NDArray[Any]]
     header = Header(key, start, stop, round(seconds, 3), checksum(arrays))
     path = folder / name(start, stop)
     encoded = np.frombuffer(msgspec.json.encode(header), np.uint8)
-    atomic.write(path, lambda file: np.savez(file, allow_pickle=False, header=encoded, **arrays))
+    atomic.write(path, lambda file: np.savez(file, header=encoded, **arrays))
     return path
 
 

@@ -98,5 +98,5 @@ class Pool:
         checksum = self._checksum(number, vector)
         atomic.write(
             self._path(number),
-            lambda file: np.savez(file, allow_pickle=False, vector=vector, seconds=seconds, checksum=checksum),
+            lambda file: np.savez(file, vector=vector, seconds=seconds, checksum=checksum),
         )

@@ -76,7 +76,7 @@ def test_datamodels_that_did_not_converge_say_so(small: Bench) -> None:
 def test_graddot_is_minus_the_dot_product(small: Bench) -> None:
     made = _attribute(small, "graddot:checkpoints=2")
     expected = np.zeros_like(made)
-    for model in (m.double() for m in small.task(*methods.chosen(["graddot"]), small.folder).checkpoints(2)):
+    for model in (m.double() for m in small.task(methods.chosen(["graddot"])[0], small.folder).checkpoints(2)):
         parameters = list(model.parameters())
 
         def gradient(value: torch.Tensor, parameters: list[torch.nn.Parameter] = parameters) -> NDArray[np.float64]:
@@ -180,7 +180,7 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
 
 
 def _without_projection() -> list[methods.Chosen]:
-    """TRAK's default projects to 512 dimensions, more than the toy has examples: singular, and said so by the package."""
+    """TRAK's default projects to 512 dimensions, more than the toy has examples: its kernel is singular."""
     return [one for one in methods.chosen(None) if not one.name.startswith("trak")]
 
 

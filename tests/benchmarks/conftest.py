@@ -12,7 +12,7 @@ _RATES: dict[str, dict[str, float]] = {}
 
 @pytest.fixture
 def beside(benchmark: Any) -> Beside:
-    """`beside(way, n)`: this benchmark's group did `n` things a round in this way; the group's first way is the peer."""
+    """`beside(way, n)`: this benchmark did `n` things a round in this way; its group's first way is the peer."""
 
     def note(way: str, things: float) -> None:
         rate = things / benchmark.stats.stats.median
