@@ -67,8 +67,8 @@ def write(folder: Path, key: str, start: int, arrays: Mapping[str, NDArray[Any]]
     stop = start + len(next(iter(arrays.values())))
     header = Header(key, start, stop, round(seconds, 3), checksum(arrays))
     path = folder / name(start, stop)
-    encoded = np.frombuffer(msgspec.json.encode(header), np.uint8)
-    atomic.write(path, lambda file: np.savez(file, header=encoded, **arrays))
+    content: dict[str, Any] = {"header": np.frombuffer(msgspec.json.encode(header), np.uint8), **arrays}
+    atomic.write(path, lambda file: np.savez(file, **content))
     return path
 
 

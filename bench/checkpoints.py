@@ -37,6 +37,7 @@ class Pool:
     def get(self, count: int) -> tuple[torch.Tensor, float]:
         """The first `count` as one tensor `[count, n_parameters]` on the device, and the seconds they took."""
         import torch
+        import torch._dynamo  # torch.func would import it, seconds, at its first use: in the middle of a method's time
 
         for number in range(count):
             if number not in self._have and (kept := self._read(number)) is not None:

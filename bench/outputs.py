@@ -44,5 +44,6 @@ def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
         `[models, batch, n_classes]`.
     """
     by_class = logits.mT.softmax(1)  # over the last axis of ten it would be ten times slower
-    by_class.scatter_add_(1, labels[:, None, :], by_class.new_full((1, 1, 1), -1.0).expand(len(labels), 1, labels.shape[1]))
-    return by_class.div_(labels.shape[1]).mT
+    models, batch = labels.shape
+    by_class.scatter_add_(1, labels[:, None, :], by_class.new_full((1, 1, 1), -1.0).expand(models, 1, batch))
+    return by_class.div_(batch).mT

@@ -219,7 +219,7 @@ class Bench:
         checked = check_scores(scores, self.data.n_train, self.data.n_targets)
         usage = task.usage
         cost = Cost(
-            round(meter.seconds, 3),
+            round(meter.seconds - usage.waited, 3),
             usage.models,
             meter.peak_bytes,
             round(usage.train_seconds, 3),

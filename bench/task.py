@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +35,13 @@ class Usage:
         rows: rows of the ground truth it was given.
         checkpoints: full-set models trained for it.
         train_seconds: worker-seconds that training all of these took.
+        waited: wall-clock seconds that the method waited for checkpoints; not part of attributing.
     """
 
     rows: set[int] = field(default_factory=set)
     checkpoints: int = 0
     train_seconds: float = 0.0
+    waited: float = 0.0
 
     @property
     def models(self) -> int:
@@ -165,7 +168,9 @@ class Task:
         """The same as parameter vectors, float32 `[count, n_parameters]`, for `task.flat()`."""
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
+        began = time.perf_counter()
         vectors, seconds = self._pool.get(count)
+        self.usage.waited += time.perf_counter() - began
         if count > self.usage.checkpoints:
             self.usage.checkpoints, new = count, count - self.usage.checkpoints
             self.usage.train_seconds += seconds * new / count
