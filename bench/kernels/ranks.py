@@ -9,7 +9,8 @@ costs less compile time than numba's own parallel loops and keeps results indepe
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
@@ -338,6 +339,16 @@ def blocks(n_rows: int, row_length: int) -> list[slice]:
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: starting them anew for every product and ranking would take as long as a small one."""
+    return ThreadPoolExecutor(threads, "bench-kernels")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has the pool, but none of its threads
+
+
 def map_blocks(work: Callable[[slice], T], parts: list[slice]) -> list[T]:
     """Results of `work` for each block, in order; worked out by as many threads as numba would use."""
     # numba's setting knows NUMBA_NUM_THREADS; its own threads are not started.
@@ -359,11 +370,13 @@ def map_blocks(work: Callable[[slice], T], parts: list[slice]) -> list[T]:
     if extra < 1:
         take()
     else:
-        with ThreadPoolExecutor(extra) as pool:
-            others = [pool.submit(take) for _ in range(extra)]
+        others = [_pool(limit).submit(take) for _ in range(extra)]
+        try:
             take()
-            for other in others:
-                other.result()
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
     return [results[index] for index in range(len(parts))]
 
 
