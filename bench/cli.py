@@ -133,6 +133,7 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument(
         "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
     )
+    made.add_argument("--workers", type=int, metavar="K", help="blocks trained at once on a CPU (one per core)")
     return made
 
 
@@ -293,10 +294,12 @@ def _train(given: argparse.Namespace) -> int:
 
     _check_names(given)
     shard = _shard(given.shard)
+    if given.workers is not None and given.workers < 1:
+        raise BenchError(f"--workers is {given.workers}: it takes at least one")
     with _results_only():
         from bench import runner
 
-        meta = runner.train(_options(given), Path(given.out), shard)
+        meta = runner.train(_options(given), Path(given.out), shard, given.workers)
     if meta is None:
         print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     else:

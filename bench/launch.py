@@ -37,6 +37,7 @@ class Request:
         device: `auto`, `cpu` or `cuda`.
         block_rows: rows per block.
         shard: `(i, n)`: train only every n-th block, starting at the i-th.
+        workers: blocks trained at the same time on a CPU; by default one per core.
     """
 
     setting: Setting
@@ -48,6 +49,7 @@ class Request:
     device: str = "auto"
     block_rows: int = BLOCK_ROWS
     shard: tuple[int, int] = (0, 1)
+    workers: int | None = None
 
 
 def identity(request: Request) -> Identity:
@@ -222,7 +224,7 @@ def _train(
         blocks.write(folder / "blocks", key, span[0], {"margins": made}, time.perf_counter() - began)
         return len(rows)
 
-    workers = cpu_threads() if device.type == "cpu" else 1
+    workers = (request.workers or cpu_threads()) if device.type == "cpu" else 1
     context = one_torch_thread() if device.type == "cpu" else nullcontext()
     with context, progress.task(f"training {request.setting.name}", request.plan.n_rows, "models", done) as advance:
         run_all(block, todo, workers, advance)

@@ -402,7 +402,7 @@ def load_scores(path: Path, key: str) -> tuple[NDArray[Any], Cost, list[str]] | 
         return None
 
 
-def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1)) -> Meta | None:
+def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1), workers: int | None = None) -> Meta | None:
     """Make a ground-truth store, or go on with one.
 
     Returns:
@@ -415,7 +415,7 @@ def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1)) -> Met
     plan = options.plan
     atomic.writable_folder(store)
     data = _load(setting, options.data_dir)
-    request = replace(options.request(setting, data), plan=plan, shard=shard)
+    request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
     return launch.make(request, store, Progress(quiet=options.quiet))
 
 

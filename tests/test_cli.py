@@ -134,6 +134,10 @@ def test_cuda_where_there_is_none(main: Main, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("shard", ["", "1", "2/2", "-1/2", "a/b", "0/0", "²/3", "1/2/3", "0.5/2"])
 def test_bad_shards(main: Main, shard: str) -> None:
     refused(main("train", "digits/logreg", "--out", "s", f"--shard={shard}"), "--shard", repr(shard), "0/4")
+
+
+def test_bad_workers(main: Main) -> None:
+    refused(main("train", "digits/logreg", "--out", "s", "--workers=0"), "--workers", "0", "at least one")
     assert not Path("s").exists()
 
 
