@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import inspect
 import tempfile
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,26 +14,21 @@ import msgspec
 import numpy as np
 
 from bench import atomic, datasets, hashing, launch, methods, results
-from bench.checkpoints import Pool
-from bench.cost import metered
 from bench.errors import BenchError, InputError, nearest
 from bench.files import Files, data_folders
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
-from bench.scorer import LDS, MarginRanks, lds
-from bench.stats import Ceiling, noise_ceiling
-from bench.store import GroundTruth, Meta, Rows
+from bench.scorer import LDS, lds
+from bench.store import GroundTruth, Meta
 from bench.subsets import Plan
-from bench.task import Access, Task
+from bench.workbench import Bench, Judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.datasets import Data, Setting
     from bench.recipes import Output
-
-_METHOD_STREAM = 3
 
 
 @dataclass(frozen=True)
@@ -85,177 +78,6 @@ class Finished(msgspec.Struct, frozen=True):
     checksum: str
     cost: Cost
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The rows that judge: one margin per eval subset and target, the mean over the subset's seeds.
-
-    Attributes:
-        masks: bool `[subsets, n_train]`; margins: float32 `[subsets, n_targets]`; ranks: of the margins.
-        ceiling: from the seeds' agreement; None with one seed.
-    """
-
-    masks: NDArray[np.bool_]
-    margins: NDArray[np.float32]
-    ranks: MarginRanks = field(repr=False)
-    ceiling: Ceiling | None
-
-    @classmethod
-    def of(cls, rows: Rows, repeats: int) -> Judge:
-        """From eval rows, the seeds of a subset next to each other."""
-        by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
-        margins = by_seed.mean(1)
-        ceiling = noise_ceiling(by_seed.swapaxes(0, 1)) if repeats > 1 and len(margins) > 2 else None
-        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling)
-
-    def score(self, scores: NDArray[Any]) -> LDS:
-        """LDS of a score matrix."""
-        return lds(scores, self.masks, self.margins, ranks=self.ranks)
-
-
-@dataclass
-class Bench:
-    """A setting with its ground truth on disk, ready for methods."""
-
-    setting: Setting
-    data: Data
-    truth: GroundTruth
-    access: Access
-    pool: Pool
-    folder: Path
-    progress: Progress
-    n_rows: int
-    debug: bool = False
-
-    @classmethod
-    def open(
-        cls, setting: Setting, data: Data, store: Path, folder: Path, device: str, progress: Progress, n_rows: int
-    ) -> Bench:
-        """Open the store and settle who may see what.
-
-        Raises:
-            BenchError: no store, another setting's, or one whose groups of rows mix.
-        """
-        from bench.train import Trainer, pick_device
-
-        truth = GroundTruth.open(store)
-        if truth.meta is None:
-            raise InputError(f"{store} has no meta.json, which says what it was trained on and which rows judge")
-        identity = truth.meta.identity
-        if identity.setting != setting.name:
-            raise InputError(f"{store} was made with {identity.setting}, not {setting.name}: name that setting")
-        if identity.data != hashing.data(data):
-            raise InputError(f"{store} was trained on other data than {setting.name} has now: train it again")
-        if identity.recipe != hashing.recipe(setting.recipe):
-            raise InputError(f"{store} was trained by another recipe than {setting.name} has now: train it again")
-        groups = [truth.of_group(group, n_rows) for group in ("fit", "tune", "eval")]
-        trainer = Trainer(setting.recipe, data, pick_device(device))
-        pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
-        return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, n_rows)
-
-    @property
-    def _meta(self) -> Any:
-        return self.truth.meta
-
-    def key(self, one: Chosen) -> str:
-        """Hash of everything that a method's scores come from."""
-        source = inspect.getsourcefile(type(one.method))
-        return hashing.digest(
-            {
-                "ground truth": self._meta.key,
-                "rows": self.n_rows,
-                "method": one.name,
-                "parameters": msgspec.to_builtins(dict(one.parameters), enc_hook=repr),
-                "source": hashing.file(Path(source)) if source else None,
-                "harness": hashing.harness_code(),
-                "versions": launch.versions(),
-            }
-        )
-
-    def task(self, one: Chosen, cache: Path) -> Task:
-        """What a method is given. Its randomness comes from the root seed and the method's name."""
-        number = int.from_bytes(hashlib.sha256(one.plugin.encode()).digest()[:4])
-        identity = self._meta.identity
-        seed = np.random.SeedSequence([identity.seed, _METHOD_STREAM, number])
-        trainer = self.pool.trainer
-        return Task(
-            self.setting, self.data, self.access, trainer, self.pool, identity.output, identity.alpha, seed, cache
-        )
-
-    def unmet(self, one: Chosen) -> str | None:
-        """What a method needs and this does not have, as `needs …`."""
-        needs = one.method.needs
-        have = {"fit": len(self.access.fit), "tune": len(self.access.tune)}
-        for group, least in (("fit", needs.fit_rows), ("tune", needs.tune_rows)):
-            if have[group] < least:
-                return f"needs {least} {group} rows, and there are {have[group]}"
-        if needs.max_parameters is not None and self.pool.trainer.n_parameters > needs.max_parameters:
-            count = self.pool.trainer.n_parameters
-            return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
-        for package in needs.packages:
-            if not _installed(package):
-                return f"needs the package {package}, which is not installed"
-        return None
-
-    def attribute(self, one: Chosen) -> tuple[NDArray[Any], Cost, list[str]]:
-        """Call a method, check what it returns and what it touched.
-
-        Raises:
-            Exception: whatever the method raises.
-            BenchError: its scores have another shape, are not numbers, or it touched a row that judges.
-        """
-        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
-            task = self.task(one, Path(cache))
-            with metered() as meter, task.guarded() as guard:
-                try:
-                    scores = one.method.attribute(task)
-                finally:
-                    opened = guard.touched and f"it opened {Path(guard.touched).name} of the ground truth"
-                    refused = task.refused or opened
-                    if refused:
-                        raise BenchError(f"refused: {refused}; only task.fit and task.tune may be used")
-            kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
-        checked = check_scores(scores, self.data.n_train, self.data.n_targets)
-        usage = task.usage
-        cost = Cost(
-            round(meter.seconds - usage.waited, 3),
-            usage.models,
-            meter.peak_bytes,
-            round(usage.train_seconds, 3),
-            kept + checked.nbytes,
-        )
-        return checked, cost, task.notes
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the parent of a submodule
-        return False
-
-
-def check_scores(scores: Any, n_train: int, n_targets: int) -> NDArray[Any]:
-    """The scores as a float array `[n_train, n_targets]`.
-
-    Raises:
-        InputError: another shape (a transposed one is said so), not numbers, or not one finite column.
-    """
-    if scores is None:
-        raise InputError("it returned nothing: attribute() must return its scores")
-    try:
-        array = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"its scores are not an array ({error})") from error
-    if array.shape != (n_train, n_targets):
-        hint = "; it looks transposed" if array.shape == (n_targets, n_train) else ""
-        raise InputError(f"its scores have shape {list(array.shape)} instead of [{n_train}, {n_targets}]{hint}")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"its scores are of type {array.dtype}, which are not real numbers")
-    array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-    if not np.isfinite(array).all(0).any():
-        raise InputError("its scores are NaN or infinite for every target")
-    return array
 
 
 def run(options: Options | None = None, **settings: Any) -> Leaderboard:

@@ -194,8 +194,9 @@ class Task:
         best: tuple[float, L, NDArray[Any]] | None = None
         for label, scores in candidates:
             mean = lds(scores, rows.masks, rows.margins, ranks=ranks).mean
-            if best is None or mean > best[0]:
-                best = mean, label, scores
+            rank = -np.inf if np.isnan(mean) else mean  # no target has a correlation
+            if best is None or rank > best[0]:
+                best = rank, label, scores
         if best is None:
             raise BenchError("there is no candidate to choose from")
         return best[1], best[2]

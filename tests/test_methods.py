@@ -17,8 +17,8 @@ from bench.lasso import fit_datamodels
 from bench.launch import Request, make
 from bench.outputs import margins
 from bench.progress import Progress
-from bench.runner import Bench, Judge
 from bench.subsets import Plan
+from bench.workbench import Bench, Judge
 
 Attribute = Callable[[str], tuple[NDArray[Any], Any, list[str]]]
 
