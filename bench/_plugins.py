@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType, UnionType
+from types import CodeType, ModuleType, UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -109,11 +110,20 @@ def check(kind: Kind, name: str) -> None:
         raise BenchError(f"there is no {kind[:-1]} {name!r}{hint} (there are: {', '.join(known)})")
 
 
+class _AsItIs(SourceFileLoader):
+    """Compiles a file anew: cached bytecode is taken for a file edited within the same second to the same length."""
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        """The code of the file's text."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _module(kind: Kind, name: str) -> ModuleType | type:
     check(kind, name)
     if name.endswith(".py"):
         path = Path(name)
-        spec = importlib.util.spec_from_file_location(f"bench_{kind}_{path.stem}", path)
+        called = f"bench_{kind}_{path.stem}"
+        spec = importlib.util.spec_from_file_location(called, path, loader=_AsItIs(called, str(path)))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
