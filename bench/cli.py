@@ -195,6 +195,8 @@ def _add_verify(verbs: Any) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = parser().parse_args(arguments)
+    # Read when torch loads its OpenMP: threads that spin at every barrier crawl where other work shares the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     run = {
         "run": _run,
         "train": _train,
