@@ -67,7 +67,13 @@ def footnotes(board: Leaderboard) -> list[str]:
             said.setdefault(text, []).append(row.name)
     scored = [row.name for row in board.methods if row.lds is not None]
     everyone = scored if len(scored) > 1 else None
-    return [f"{'all methods' if who == everyone else ', '.join(who)}: {text}" for text, who in said.items()]
+    notes = [f"{'all methods' if who == everyone else ', '.join(who)}: {text}" for text, who in said.items()]
+    # Mostly the margins' own, hence alike for every method.
+    tied = sorted({row.n_tied for row in board.methods if row.lds is not None})
+    if tied and tied[-1]:
+        count = f"{tied[0]}–{tied[-1]}" if len(tied) > 1 else f"{tied[0]}"
+        notes.append(f"{count} of {board.n_targets} targets have ties (average ranks)")
+    return notes
 
 
 def _remarks(row: Row, n_targets: int) -> Iterator[str]:
@@ -75,8 +81,6 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
         yield f"{row.status}: {row.reason}" if row.status != "ok" else row.reason
     if row.n_excluded:
         yield f"{row.n_excluded} of {n_targets} targets are excluded (no correlation)"
-    if row.n_tied:
-        yield f"{row.n_tied} of {n_targets} targets have ties (average ranks)"
     if row.lds is not None and row.lds < _SIGN:
         yield "strongly negative: are its scores of the opposite sign?"
     yield from (" ".join(note.split()) for note in row.notes)

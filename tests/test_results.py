@@ -156,10 +156,12 @@ def test_plain_text_is_aligned() -> None:
 
 def test_a_remark_on_every_method_is_said_once() -> None:
     both = tables.footnotes(board(row("a", 0.1, n_tied=2), row("b", 0.2, n_tied=2)))
-    assert both == ["all methods: 2 of 5 targets have ties (average ranks)"]
-    assert tables.footnotes(board(row("a", 0.1, n_tied=2))) == ["a: 2 of 5 targets have ties (average ranks)"]
+    assert both == ["2 of 5 targets have ties (average ranks)"]
     two = tables.footnotes(board(row("a", 0.1, n_tied=2), row("b", 0.2, n_tied=2), row("c", 0.3)))
-    assert two == ["b, a: 2 of 5 targets have ties (average ranks)"]
+    assert two == ["0–2 of 5 targets have ties (average ranks)"]
+    assert tables.footnotes(board(row("c", 0.3))) == []
+    excluded = tables.footnotes(board(row("a", 0.1, n_excluded=2), row("b", 0.2, n_excluded=2), row("c", 0.3)))
+    assert excluded == ["b, a: 2 of 5 targets are excluded (no correlation)"]
 
 
 class Page(HTMLParser):
