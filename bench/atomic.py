@@ -26,7 +26,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in _FULL or error.errno is None:  # numpy's own "n requested and m written" has no number
             advice = "free some space and run the same command again; what was finished is kept"
         else:
             advice = "name a folder that can be written with --out"

@@ -93,7 +93,7 @@ class Pool:
 
         context = one_torch_thread() if on_cpu else nullcontext()
         with context, self.progress.task("training full-set checkpoints", len(numbers), "models") as advance:
-            launch.run_all(stack, spans, workers, advance)
+            launch.run_all(stack, spans, workers, advance, self.trainer.stop)
 
     def _keep(self, number: int, vector: NDArray[np.float32], seconds: float) -> None:
         checksum = self._checksum(number, vector)

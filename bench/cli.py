@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, MethodError, nearest
 
 if TYPE_CHECKING:
     from bench.runner import Options
@@ -80,7 +80,7 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="a method, or the path of its file; may be given again (default: every method)",
+        help="a method, the path of its file, or all; may be given again (default: all)",
     )
     _training(made, "--out", "folder of the results (results/SETTING…)")
     made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
@@ -235,7 +235,7 @@ def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
 
         traceback.print_exception(error)
     print(f"bench: {' '.join(sentence.split())}", file=sys.stderr)
-    return 2
+    return 1 if isinstance(error, MethodError) else 2
 
 
 def _options(given: argparse.Namespace) -> Options:

@@ -9,6 +9,10 @@ class InputError(BenchError, ValueError):
     """An array, a file's content or a parameter has the wrong shape, type or value."""
 
 
+class MethodError(BenchError):
+    """A method raised, or returned what are no scores. The command line exits with 1."""
+
+
 class EvalRowError(BenchError):
     """A method touched rows that judge it."""
 

@@ -29,7 +29,8 @@ class Guard:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = os.path.realpath(folder) + os.sep
+        real = os.path.realpath(folder)
+        self.prefixes = real + os.sep, real + "."  # the second: stores that were set aside
         self.touched: str | None = None
 
     def __enter__(self) -> Guard:
@@ -67,6 +68,6 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     real = os.path.realpath(os.fsdecode(path))
     for guard in _watching:
-        if real.startswith(guard.folder):
+        if real.startswith(guard.prefixes):
             guard.touched = guard.touched or real
             raise EvalRowError(f"it opened {Path(real).name} of the ground truth, which holds the rows that judge")

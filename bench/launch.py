@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from bench.progress import Progress
     from bench.recipes import Output
 
-BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU; it also bounds what a kill can lose
+BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU
+_STACK_PARAMETERS = 2**21  # larger models run faster in smaller stacks; this also bounds what a kill can lose
+_FEW_BLOCKS = 8  # a small ground truth still has work for several threads
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Request:
         setting: what to train on what; data: its examples.
         plan: the rows; alpha: kept fraction; seed: root seed; output: the model output.
         device: `auto`, `cpu` or `cuda`.
-        block_rows: rows per block.
+        block_rows: rows per block; by default a function of the model's size and the number of rows.
         shard: `(i, n)`: train only every n-th block, starting at the i-th.
         workers: blocks trained at the same time on a CPU; by default one per core.
     """
@@ -47,9 +50,18 @@ class Request:
     seed: int = 0
     output: Output = "logsumexp"
     device: str = "auto"
-    block_rows: int = BLOCK_ROWS
+    block_rows: int | None = None
     shard: tuple[int, int] = (0, 1)
     workers: int | None = None
+
+
+def rows_per_block(request: Request) -> int:
+    """Rows that are trained as one stack and written as one block: the same on every machine and for every shard."""
+    if request.block_rows is not None:
+        return request.block_rows
+    data = request.data
+    size = request.setting.recipe.architecture.parameters(data.train_x[0].size, data.n_classes)
+    return max(16, min(BLOCK_ROWS, _STACK_PARAMETERS // size, -(-request.plan.n_rows // _FEW_BLOCKS)))
 
 
 def identity(request: Request) -> Identity:
@@ -128,8 +140,10 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
         folder = folder.resolve()  # it needs a name to be set aside under another
     _claim(folder, who, progress)
     atomic.writable_folder(folder / "blocks")
-    if not (folder / "identity.json").is_file():
-        atomic.write_text(folder / "identity.json", msgspec.json.format(msgspec.json.encode(who)).decode() + "\n")
+    written = msgspec.json.format(msgspec.json.encode(who)) + b"\n"
+    path = folder / "identity.json"
+    if not path.is_file() or path.read_bytes() != written:
+        atomic.write_text(path, written.decode())
     found = store.find_blocks(folder, who.key)
     n_rows = request.plan.n_rows
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, n_rows))
@@ -166,15 +180,11 @@ def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
 
 
 def _claim(folder: Path, who: Identity, progress: Progress) -> None:
-    path = folder / "identity.json"
-    if not path.is_file():
+    old = _read_identity(folder)
+    if old is None:
         if (folder / "masks.npy").exists() or (folder / "margins.npy").exists():
             raise BenchError(f"{folder} holds a ground truth that was not made here: name another folder with --out")
         return
-    try:
-        old = msgspec.json.decode(path.read_bytes(), type=Identity)
-    except msgspec.DecodeError as error:
-        raise BenchError(f"{path} cannot be read ({error}): move the folder away or name another with --out") from error
     clash = who.clash(old)
     if clash is not None:
         raise BenchError(f"{folder} was made with {clash}: name another folder with --out")
@@ -185,16 +195,38 @@ def _claim(folder: Path, who: Identity, progress: Progress) -> None:
         while aside.exists():
             number += 1
             aside = folder.with_name(f"{folder.name}.{old.key[:8]}-{number}")
+        earlier = [p for p in folder.parent.glob(f"{folder.name}.{who.key[:8]}*") if _read_identity(p) == who]
         with atomic.writing(folder):
             folder.rename(aside)
-        reason = " and ".join(changed)
-        progress.say(f"{folder.name}: made by other {reason} than now; kept as {aside.name}, training anew")
+            if earlier:
+                earlier[0].rename(folder)
+        then = f"{earlier[0].name} is taken up again" if earlier else "training anew"
+        progress.say(f"{folder.name}: made by other {' and '.join(changed)} than now; kept as {aside.name}, {then}")
+
+
+def _read_identity(folder: Path) -> Identity | None:
+    """Who a store belongs to: identity.json, or where that is gone or torn, meta.json.
+
+    Raises:
+        BenchError: identity.json is torn, and there is no meta.json.
+    """
+    path = folder / "identity.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Identity)
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        with suppress(InputError):
+            meta = store.read_meta(folder)
+            if meta is not None:
+                return meta.identity
+        if isinstance(error, FileNotFoundError):
+            return None
+        raise BenchError(f"{path} cannot be read ({error}): move the folder away or name another with --out") from error
 
 
 def _blocks_to_train(request: Request, good: list[blocks.Header]) -> Iterator[tuple[int, int]]:
     """Spans to train: the missing rows, cut at the multiples of `block_rows`, of this shard's blocks."""
     shard, shards = request.shard
-    size = request.block_rows
+    size = rows_per_block(request)
     for start, stop in store.missing_rows(good, request.plan.n_rows):
         at = start
         while at < stop:
@@ -227,13 +259,17 @@ def _train(
     workers = (request.workers or cpu_threads()) if device.type == "cpu" else 1
     context = one_torch_thread() if device.type == "cpu" else nullcontext()
     with context, progress.task(f"training {request.setting.name}", request.plan.n_rows, "models", done) as advance:
-        run_all(block, todo, workers, advance)
+        run_all(block, todo, workers, advance, trainer.stop)
 
 
 def run_all(
-    work: Callable[[tuple[int, int]], int], todo: list[tuple[int, int]], workers: int, advance: Callable[[int], None]
+    work: Callable[[tuple[int, int]], int],
+    todo: list[tuple[int, int]],
+    workers: int,
+    advance: Callable[[int], None],
+    stop: threading.Event,
 ) -> None:
-    """Run `work` on each item in `workers` threads; the first error stops what has not begun, and is raised."""
+    """Run `work` on each item in `workers` threads; the first error, or Ctrl-C, is raised, and `stop` set before."""
     with ThreadPoolExecutor(workers) as pool:
         waiting: set[Future[int]] = set()
         try:
@@ -244,6 +280,7 @@ def run_all(
                 for future in finished:
                     advance(future.result())
         except BaseException:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

@@ -30,6 +30,8 @@ __all__ = ["Chosen", "Method", "Needs", "check", "chosen", "names"]
 
 __path__ = _plugins.search_path("methods")
 
+_ALL = "all"
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -94,23 +96,23 @@ def names() -> dict[str, str]:
 
 
 def chosen(specs: list[str] | None) -> list[Chosen]:
-    """The methods that `name[:key=value,…]` specs name, each once; by default every method in all its variants.
+    """The methods that `name[:key=value,…]` specs name, each once; `all`, the default, is every method and variant.
 
     Raises:
         BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method. Among
             all methods, by default, one that cannot be loaded fails when it is called.
     """
     picked: dict[str, Chosen] = {}
-    if specs:
-        for spec in specs:
+    for spec in specs or [_ALL]:
+        if spec == _ALL:
+            found = [one for name in names() for one in _variants(name)]
+        else:
             name, arguments = _plugins.split_spec(spec)
-            one = _build(name, _plugins.load("methods", name, Method), arguments)  # type: ignore[type-abstract]
+            found = [_build(name, _plugins.load("methods", name, Method), arguments)]  # type: ignore[type-abstract]
+        for one in found:
             other = picked.setdefault(one.name, one)
             if other.spec != one.spec:
                 raise BenchError(f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file")
-    else:
-        for name in names():
-            picked.update((one.name, one) for one in _variants(name))
     return list(picked.values())
 
 
@@ -121,7 +123,8 @@ def check(specs: Iterable[str]) -> None:
         BenchError: an unknown method, or a spec that cannot be read.
     """
     for spec in specs:
-        _plugins.check("methods", _plugins.split_spec(spec)[0])
+        if spec != _ALL:
+            _plugins.check("methods", _plugins.split_spec(spec)[0])
 
 
 class _Broken(Method):

@@ -1,6 +1,7 @@
 """How a model is trained: plain data, hashed into the ground truth that it makes."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 Output = Literal["logsumexp", "max"]
@@ -13,6 +14,11 @@ class Architecture:
 
     name: Literal["logreg", "mlp"]
     hidden: tuple[int, ...] = ()
+
+    def parameters(self, n_inputs: int, n_classes: int) -> int:
+        """Number of parameters, weights and biases."""
+        sizes = [n_inputs, *self.hidden, n_classes]
+        return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
 
 
 @dataclass(frozen=True)

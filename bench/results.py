@@ -183,7 +183,7 @@ def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:
 
     path = folder / "per_target.csv"
     try:
-        frame = pd.read_csv(path)
+        frame = pd.read_csv(path, float_precision="round_trip")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ("target", "label")}

@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 
 from bench import atomic, datasets, hashing, launch, methods, results
-from bench.errors import BenchError, InputError, nearest
+from bench.errors import BenchError, InputError, MethodError, nearest
 from bench.files import Files, data_folders
+from bench.guard import Guard
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
@@ -100,14 +101,17 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         unknown = next((name for name in settings if name not in known), "")
         raise BenchError(f"bench.run has no option {unknown!r}{nearest(unknown, known)}") from error
     specs = [options.methods] if isinstance(options.methods, str) else list(options.methods)
-    picked = methods.chosen(specs)
+    methods.check(specs)
     setting = datasets.setting(options.setting)
     plan = options.plan
-    folder = options.folder(setting)
+    shown = options.folder(setting)
+    folder = shown.absolute()  # a method may change the working directory
+    store = folder / "ground-truth"
+    with Guard(store):  # a plug-in may open files when it is imported or built
+        picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
     data = _load(setting, options.data_dir)
-    store = folder / "ground-truth"
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -137,7 +141,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         hardware=launch.hardware(meta.identity.device),
     )
     results.write(folder, board, per_target, data.test_y)
-    progress.say(f"written to {folder}")
+    progress.say(f"written to {shown}")
     return board
 
 
@@ -166,8 +170,7 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         kept = load_scores(path, key)
         scores, cost, notes = bench.attribute(one) if kept is None else kept
     except (Exception, SystemExit) as error:  # a method must not end the run
-        reason = f"{type(error).__name__}: {error}" if not isinstance(error, BenchError) else str(error)
-        reason = " ".join(reason.split())
+        reason = _sentence(error)
         bench.progress.say(f"{one.name}: failed: {reason}")
         bench.progress.log_only(traceback.format_exc())
         if bench.debug:
@@ -177,7 +180,9 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         save_scores(path, key, scores, cost, notes)
     bench.progress.say(f"{one.name}: reused" if kept else f"{one.name}: {cost.seconds:.1f} s")
     found = judge.score(scores)
-    lds_value = None if np.isnan(found.mean) else found.mean
+    silent = [f"{count} of {found.n_targets} targets count as 0 ({why})" for why, count in found.zeroed.items()]
+    judged = found.n_targets - found.n_excluded - sum(found.zeroed.values())
+    lds_value = found.mean if judged else None
     row = Row(
         name=one.name,
         params=parameters,
@@ -187,15 +192,20 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         ci=None if lds_value is None else found.ci,
         n_excluded=found.n_excluded,
         n_tied=found.n_tied,
-        notes=notes,
+        notes=[*notes, *silent] if judged else notes,
         cost=cost,
         scores=str(path.relative_to(bench.folder)),
     )
     return row, found.per_target
 
 
+def _sentence(error: BaseException) -> str:
+    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 def _why(found: LDS) -> str:
-    return ", ".join(f"{why}: {count}" for why, count in found.excluded.items() if count)
+    return ", ".join(f"{why}: {count}" for why, count in {**found.excluded, **found.zeroed}.items())
 
 
 def _file_name(name: str) -> str:
@@ -263,7 +273,10 @@ def attribute(
         unmet = bench.unmet(one)
         if unmet is not None:
             raise BenchError(f"{one.name} {unmet}")
-        scores, cost, notes = bench.attribute(one)
+        try:
+            scores, cost, notes = bench.attribute(one)
+        except (Exception, SystemExit) as error:
+            raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
     return cost, notes
 

@@ -9,7 +9,7 @@ the temporaries stay under `max_bytes`. Arrays on a CUDA device are scored there
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class LDS:
         n_targets: columns of `margins`, excluded ones included.
         n_excluded: targets without a correlation.
         excluded: how many of them for which reason; a target counts under the first that holds.
+        zeroed: the same of targets that count as 0 because `undefined` is "zero".
         n_tied: targets with tied margins or tied predictions, among those not excluded.
         influence: float64 [n_subsets], derivative of `mean` in each subset's weight (times n_subsets), summing to zero.
             The difference of two methods' influences on the same subsets is that of their difference in LDS.
@@ -63,6 +64,7 @@ class LDS:
     n_targets: int
     n_excluded: int
     excluded: dict[str, int]
+    zeroed: dict[str, int]
     n_tied: int
     influence: Floats = field(repr=False)
 
@@ -120,6 +122,7 @@ def lds(
     ranks: MarginRanks | None = None,
     precision: Precision = "auto",
     level: float = 0.95,
+    undefined: Literal["exclude", "zero"] = "exclude",
     max_bytes: int = MAX_BYTES,
 ) -> LDS:
     """Score a score matrix against a ground truth.
@@ -138,6 +141,8 @@ def lds(
             is small; otherwise float32, whose rounding can swap near-ties. A swap of neighbours moves one target's
             correlation by at most 12/n_subsets², and the mean by that over n_targets.
         level: nominal coverage of the interval.
+        undefined: what a target counts whose scores are not all finite or whose predictions are constant. "zero" is
+            for ranking methods: left out, what a method has nothing to say on would raise its mean.
         max_bytes: bound on temporaries.
 
     Raises:
@@ -153,7 +158,15 @@ def lds(
         from bench import scorer_torch
 
         return scorer_torch.lds(
-            scores, masks, margins, groups=groups, ranks=ranks, precision=precision, level=level, device=device
+            scores,
+            masks,
+            margins,
+            groups=groups,
+            ranks=ranks,
+            precision=precision,
+            level=level,
+            undefined=undefined,
+            device=device,
         )
 
     score_array = as_matrix("scores", scores, "[n_train, n_targets]")
@@ -217,7 +230,7 @@ def lds(
 
     if (score_kinds != 0).all() and not any_finite(score_array, max_bytes):
         raise InputError(f"scores has no finite value in its {score_array.shape} entries; nothing can be ranked")
-    return summarise(rho, total, noise, score_kinds, margin_kinds, prediction_kinds, clusters, level)
+    return summarise(rho, total, noise, score_kinds, margin_kinds, prediction_kinds, clusters, level, undefined)
 
 
 def summarise(
@@ -229,17 +242,31 @@ def summarise(
     prediction_kinds: npt.NDArray[np.uint8],
     clusters: npt.NDArray[np.intp],
     level: float,
+    undefined: Literal["exclude", "zero"] = "exclude",
 ) -> LDS:
     """Build the result from correlations [T], influences summed over targets [M] and their squares by group [T]."""
     from bench.kernels.ranks import CONSTANT, NOT_A_NUMBER, TIED
 
     reasons = {
         "margins contain NaN": margin_kinds == NOT_A_NUMBER,
-        "scores not finite": score_kinds != 0,
         "margins constant": margin_kinds == CONSTANT,
+    }
+    faults = {
+        "scores not finite": score_kinds != 0,
         "predictions constant": prediction_kinds == CONSTANT,
         "predictions overflow": prediction_kinds == NOT_A_NUMBER,
     }
+    zeroed: dict[str, int] = {}
+    if undefined == "zero":
+        fault = np.zeros(len(rho), bool)
+        for reason, holds in faults.items():
+            mine = holds & ~fault & ~reasons["margins contain NaN"] & ~reasons["margins constant"]
+            if count := int(mine.sum()):
+                zeroed[reason] = count
+            fault |= mine
+        rho[fault] = 0.0
+    else:
+        reasons |= faults
     kept = np.ones(len(rho), bool)
     excluded = {}
     for reason, holds in reasons.items():
@@ -265,6 +292,7 @@ def summarise(
         n_targets=len(rho),
         n_excluded=len(rho) - n_kept,
         excluded=excluded,
+        zeroed=zeroed,
         n_tied=int((kept & ((margin_kinds == TIED) | (prediction_kinds == TIED))).sum()),
         influence=influence,
     )

@@ -4,7 +4,7 @@ The predictions are one matrix product per slab of targets, with TF32 off; ranks
 integers `2·rank − (M + 1)` and summed as int64, so correlations equal the CPU's for equal predictions.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ def lds(
     ranks: MarginRanks | None = None,
     precision: Precision = "auto",
     level: float = 0.95,
+    undefined: Literal["exclude", "zero"] = "exclude",
     device: torch.device | str | None = None,
     slab_bytes: int = _SLAB_BYTES,
 ) -> LDS:
@@ -42,6 +43,7 @@ def lds(
         ranks: ranks of the margins, from the CPU.
         precision: as in `bench.scorer.lds`.
         level: nominal coverage of the interval.
+        undefined: as in `bench.scorer.lds`.
         device: where to compute; by default the device of `scores`.
         slab_bytes: memory on the device for one slab of targets, beside the three inputs and the masks as floats.
 
@@ -97,7 +99,7 @@ def lds(
         raise InputError(
             f"scores has no finite value in its {tuple(score_tensor.shape)} entries; nothing can be ranked"
         )
-    return summarise(rho, total.cpu().numpy(), noise, kinds[0], kinds[1], kinds[2], clusters, level)
+    return summarise(rho, total.cpu().numpy(), noise, kinds[0], kinds[1], kinds[2], clusters, level, undefined)
 
 
 def rank_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -108,6 +108,8 @@ def two_way_interval(
     if n_groups > 2:
         tau = 2 / np.pi * np.arcsin(np.clip(2 * np.sin(np.pi * values / 6), -1, 1))
         shift = 3 * float((values - tau).mean()) / (n_groups - 2)
+        room = (1 - abs(mean)) / 2  # near ±1 the formula would step over the edge, where there is no bias
+        shift = min(max(shift, -room), room)
     quantile = _t_quantile(n_targets, n_groups, level)
     ends = [end for centre in (mean, mean + shift) for end in _fisher_interval(centre, quantile * stderr)]
     return Interval(stderr, min(mean, *ends), max(mean, *ends))

@@ -193,12 +193,13 @@ class Task:
         ranks = MarginRanks.of(rows.margins)
         best: tuple[float, L, NDArray[Any]] | None = None
         for label, scores in candidates:
-            mean = lds(scores, rows.masks, rows.margins, ranks=ranks).mean
-            rank = -np.inf if np.isnan(mean) else mean  # no target has a correlation
-            if best is None or rank > best[0]:
-                best = rank, label, scores
+            if not np.isfinite(scores).any():
+                continue
+            mean = lds(scores, rows.masks, rows.margins, ranks=ranks, undefined="zero").mean
+            if best is None or mean > best[0]:
+                best = mean, label, scores
         if best is None:
-            raise BenchError("there is no candidate to choose from")
+            raise BenchError("there is no candidate with finite scores to choose from")
         return best[1], best[2]
 
     def guarded(self) -> Guard:

@@ -7,9 +7,10 @@ every small operation lose to two that never meet, by far so on a busy machine.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -70,16 +71,21 @@ def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
 
 
+class Stopped(Exception):  # noqa: N818
+    """Training was given up, because another stack failed or the user wants to go."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A recipe and its data on a device: subsets and seeds in, parameters and margins out.
 
-    Threads may share it: each call builds its own module.
+    Threads may share it: each call builds its own module. Once `stop` is set, training raises `Stopped`.
     """
 
     recipe: Recipe
     data: Data
     device: torch.device
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def flat(self) -> Flat:
         """A module of the recipe's architecture, its parameters as one vector."""
@@ -125,6 +131,8 @@ class Trainer:
         forward = torch.func.vmap(flat.of_pieces)
         steps = len(batches)
         for step, batch in enumerate(batches):
+            if self.stop.is_set():
+                raise Stopped
             at = batch.reshape(-1)
             inputs = x.index_select(0, at).view(*batch.shape, *x.shape[1:])
             logits = forward([piece.requires_grad_() for piece in pieces], inputs)

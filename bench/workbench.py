@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +59,8 @@ class Judge:
         return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling)
 
     def score(self, scores: NDArray[Any]) -> LDS:
-        """LDS of a score matrix."""
-        return lds(scores, self.masks, self.margins, ranks=self.ranks)
+        """LDS of a score matrix; a target that it says nothing on counts as 0."""
+        return lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero")
 
 
 @dataclass
@@ -153,7 +156,7 @@ class Bench:
         """
         with tempfile.TemporaryDirectory(prefix="bench-") as cache:
             task = self.task(one, Path(cache))
-            with metered() as meter, task.guarded() as guard:
+            with _process_as_it_was(), metered() as meter, task.guarded() as guard:
                 try:
                     scores = one.method.attribute(task)
                 finally:
@@ -172,6 +175,26 @@ class Bench:
             kept + checked.nbytes,
         )
         return checked, cost, task.notes
+
+
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Put back what a method may have changed for those after it: working directory, torch's threads and types."""
+    import torch
+
+    folder, threads, dtype, grad = (
+        Path.cwd(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+    )
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
 
 
 def _installed(package: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -170,6 +171,7 @@ def test_progress_counts_only_what_is_done(
 
 def test_first_error_stops_what_has_not_begun() -> None:
     began: list[int] = []
+    stop = threading.Event()
 
     def work(span: tuple[int, int]) -> int:
         began.append(span[0])
@@ -179,8 +181,9 @@ def test_first_error_stops_what_has_not_begun() -> None:
         return 1
 
     with pytest.raises(ValueError, match="no"):
-        launch.run_all(work, [(i, i + 1) for i in range(200)], 2, lambda _: None)
+        launch.run_all(work, [(i, i + 1) for i in range(200)], 2, lambda _: None, stop)
     assert len(began) < 20
+    assert stop.is_set()
 
 
 def test_error_in_a_block_keeps_the_others(
@@ -360,7 +363,7 @@ def test_shards_at_once_in_processes(tmp_path: Path, noise: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs resource limits")
-@pytest.mark.parametrize(("limit", "count"), [(3_000, 0), (10_000, 5)], ids=["blocks", "arrays"])
+@pytest.mark.parametrize(("limit", "count"), [(2_000, 0), (10_000, 8)], ids=["blocks", "arrays"])
 def test_longest_file_reached(
     tmp_path: Path, noise: str, capsys: pytest.CaptureFixture[str], limit: int, count: int
 ) -> None:

@@ -229,7 +229,19 @@ def test_other_kinds_of_numbers_are_scores(run: Run, method: Write, returned: st
     (row,) = run(method("mine", f"return {returned}")).methods
     assert row.status == "ok"
     assert row.lds is not None
-    assert row.n_excluded == ("nan" in returned)
+    assert row.notes == (["1 of 10 targets count as 0 (scores not finite)"] if "nan" in returned else [])
+    assert row.n_excluded == 0
+
+
+def test_saying_nothing_on_hard_targets_gains_nothing(run: Run, method: Write) -> None:
+    full = named(run(method("full", "return (task.data.train_x @ task.data.test_x.T)")))["full"]
+    picky = method("picky", "s = task.data.train_x @ task.data.test_x.T; s[:, 3:] = 0; return s")
+    found = named(run(picky))["picky"]
+    assert found.notes == ["7 of 10 targets count as 0 (predictions constant)"]
+    values = results.read_per_target(Path("out"))["picky"]
+    assert not values[3:].any()
+    assert found.lds == pytest.approx(values[:3].sum() / 10)
+    assert full.notes == []
 
 
 def test_constant_scores_have_no_lds_and_say_why(run: Run, method: Write) -> None:

@@ -568,16 +568,15 @@ def test_changed_source_sets_the_old_store_aside(
     assert store.verify(aside) == []
     assert contents(folder) != contents(aside)
 
-    # Back again, and once more: nothing is ever overwritten.
+    # Back again: the one that was set aside is taken up as it is, and the other set aside in its turn.
+    later = snapshot(folder)
     monkeypatch.undo()
     make(toy_request, folder, Progress())
-    assert len(list(folder.parent.iterdir())) == 3
-    folder.rename(folder.parent / "moved")
-    shutil.copytree(aside, folder)
-    if what != "code":
-        make(changed, folder, Progress())
-        assert len(list(folder.parent.iterdir())) == 5
-        assert snapshot(aside) == before
+    told = capsys.readouterr().err
+    assert f"{aside.name} is taken up again" in told
+    assert snapshot(folder) == before
+    (other,) = [p for p in folder.parent.iterdir() if p != folder]
+    assert snapshot(other) == later
 
 
 def test_where_data_came_from_changes_nothing(folder: Path, toy_request: Request, quiet: Progress) -> None:
@@ -610,8 +609,26 @@ def test_arrays_of_somebody_else_are_refused(tmp_path: Path, toy_request: Reques
     assert contents(tmp_path) == {name: b"mine"}
 
 
-def test_torn_identity_is_refused_and_nothing_lost(folder: Path, toy_request: Request, quiet: Progress) -> None:
+@pytest.mark.parametrize("how", ["torn", "gone"])
+def test_identity_is_known_from_meta_too(folder: Path, toy_request: Request, quiet: Progress, how: str) -> None:
+    before = snapshot(folder)
+    if how == "torn":
+        truncate(folder / "identity.json")
+    else:
+        (folder / "identity.json").unlink()
+    with pytest.raises(BenchError, match=r"alpha 0\.5, not 0\.3"):
+        make(replace(toy_request, alpha=0.3), folder, quiet)
+    make(toy_request, folder, quiet)
+    after = snapshot(folder)
+    assert {name: value for name, value in after.items() if name != "identity.json"} == {
+        name: value for name, value in before.items() if name != "identity.json"
+    }
+    assert set(after) == set(before)
+
+
+def test_torn_identity_without_meta_is_refused(folder: Path, toy_request: Request, quiet: Progress) -> None:
     truncate(folder / "identity.json")
+    (folder / "meta.json").unlink()
     before = snapshot(folder)
     with pytest.raises(BenchError, match=r"identity\.json cannot be read.*--out"):
         make(toy_request, folder, quiet)

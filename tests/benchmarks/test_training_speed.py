@@ -68,7 +68,7 @@ def batched(made: Trainer, rows: range) -> NDArray[np.float32]:
 
     spans = [(at, min(at + launch.BLOCK_ROWS, rows.stop)) for at in range(rows.start, rows.stop, launch.BLOCK_ROWS)]
     with one_torch_thread():
-        launch.run_all(block, spans, cpu_threads(), lambda _: None)
+        launch.run_all(block, spans, cpu_threads(), lambda _: None, made.stop)
     return np.concatenate([found[start] for start, _ in spans])
 
 
