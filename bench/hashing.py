@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.datasets import Data
 
 _HERE = Path(__file__).resolve().parent
+_PRESENTING = ("__main__.py", "cli.py", "progress.py", "report.py", "tables.py")
 _TRAINING = ("models.py", "outputs.py", "recipes.py", "subsets.py", "train.py")
 
 
@@ -58,14 +59,14 @@ def training_code() -> str:
     return digest([_stripped((_HERE / name).read_text("utf-8")) for name in _TRAINING])
 
 
-def sources(paths: Iterable[Path]) -> str:
-    """Hash of some source files, byte for byte, by name."""
-    return digest(sorted((path.name, file(path)) for path in paths))
-
-
+@cache
 def harness_code() -> str:
-    """Hash of every source file of the harness, byte for byte: what a finished score depends on."""
-    return sources(p for p in _HERE.rglob("*.py") if not {"methods", "datasets"} & set(p.relative_to(_HERE).parts))
+    """Hash of the harness's code that a finished score may depend on: all but what only prints or writes tables.
+
+    Comments, docstrings and layout do not count.
+    """
+    paths = [p for p in _HERE.rglob("*.py") if not {"methods", "datasets"} & set(p.relative_to(_HERE).parts)]
+    return digest([_stripped(p.read_text("utf-8")) for p in sorted(paths) if p.name not in _PRESENTING])
 
 
 def _stripped(source: str) -> str:

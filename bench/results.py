@@ -167,7 +167,7 @@ def read(path: Path) -> Leaderboard:
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist: name a folder that `bench run` wrote") from error
     except msgspec.DecodeError as error:
-        raise InputError(f"{file} cannot be read as a leaderboard: {error}") from error
+        raise InputError(f"{file} cannot be read as a leaderboard ({error}): run the same command again") from error
     if board.schema != SCHEMA:
         raise InputError(f"{file} has schema {board.schema}, and this version reads schema {SCHEMA}")
     return board
@@ -185,5 +185,6 @@ def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:
     try:
         frame = pd.read_csv(path, float_precision="round_trip")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}): run the same command again") from error
     return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ("target", "label")}

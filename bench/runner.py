@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from bench.files import Files, data_folders
 from bench.guard import Guard
 from bench.methods import Chosen
 from bench.progress import Progress
+from bench.recipes import Output
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
 from bench.scorer import LDS, lds
 from bench.store import GroundTruth, Meta
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.datasets import Data, Setting
-    from bench.recipes import Output
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,20 @@ class Options:
     out: str | None = None
     quiet: bool = False
     debug: bool = False
+
+    def check(self) -> None:
+        """Refuse values of the wrong type.
+
+        Raises:
+            BenchError: a field that is not of its type.
+        """
+        for name, hint in get_type_hints(Options).items():
+            try:
+                msgspec.convert(getattr(self, name), hint if name != "methods" else str | list[str])
+            except msgspec.ValidationError as error:
+                raise BenchError(
+                    f"{name} is {getattr(self, name)!r}: {str(error)[:1].lower()}{str(error)[1:]}"
+                ) from error
 
     @property
     def plan(self) -> Plan:
@@ -96,6 +110,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     """
     try:
         options = replace(options or Options(), **settings)
+        options.check()
     except TypeError as error:
         known = [f.name for f in fields(Options)]
         unknown = next((name for name in settings if name not in known), "")
@@ -291,7 +306,7 @@ def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_targ
     found = lds(*arrays, precision=precision)
     if np.isnan(found.mean):
         raise InputError(
-            f"--scores: {scores} has no LDS: every one of {found.n_targets} targets is excluded ({_why(found)})"
+            f"{scores} has no LDS against {margins}: every one of {found.n_targets} targets is excluded ({_why(found)})"
         )
     if per_target is not None:
         path = Path(per_target)

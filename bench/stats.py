@@ -111,15 +111,15 @@ def two_way_interval(
         room = (1 - abs(mean)) / 2  # near ±1 the formula would step over the edge, where there is no bias
         shift = min(max(shift, -room), room)
     quantile = _t_quantile(n_targets, n_groups, level)
-    ends = [end for centre in (mean, mean + shift) for end in _fisher_interval(centre, quantile * stderr)]
+    # The slope of artanh at the mean serves both centres: nearer to ±1 it would explode.
+    half = quantile * stderr / (1 - _inside(mean) ** 2)
+    ends = [float(np.tanh(np.arctanh(_inside(centre)) + d)) for centre in (mean, mean + shift) for d in (-half, half)]
     return Interval(stderr, min(mean, *ends), max(mean, *ends))
 
 
-def _fisher_interval(centre: float, half: float) -> tuple[float, float]:
-    """The interval symmetric in artanh, of half width `half` at the centre."""
-    centre = min(max(centre, -1 + 1e-12), 1 - 1e-12)
-    z, half = np.arctanh(centre), half / (1 - centre**2)
-    return float(np.tanh(z - half)), float(np.tanh(z + half))
+def _inside(correlation: float) -> float:
+    """Where artanh is finite."""
+    return min(max(correlation, -1 + 1e-12), 1 - 1e-12)
 
 
 def _stderr(values: Floats, subsets: float, within: Floats) -> float:

@@ -1,7 +1,8 @@
-"""Explicit influence function with a damped Gauss–Newton matrix, mean over checkpoints; exact for logistic regression.
+"""Explicit influence function with a damped Gauss–Newton matrix, mean over checkpoints.
 
-Koh and Liang (2017), "Understanding black-box predictions via influence functions". `damping` is a ridge in units of
-the matrix's mean diagonal, or `early-stopping`: the ridge that the recipe's number of steps amounts to
+Koh and Liang (2017), "Understanding black-box predictions via influence functions". Exact for a converged logistic
+regression with `damping=0` (which needs weight decay: without it the matrix is singular). `damping` is a ridge in
+units of the matrix's mean diagonal, or `early-stopping`: the ridge that the recipe's number of steps amounts to
 (`Recipe.early_stopping_ridge`), or `tune`: the best of DAMPINGS by LDS on the tune rows, at the first checkpoint.
 """
 

@@ -242,7 +242,7 @@ def test_report_with_excluded_targets_and_a_very_negative_method() -> None:
         (b"", "cannot be read as a leaderboard"),
         (b"{", "cannot be read as a leaderboard"),
         (b"[]", "cannot be read as a leaderboard"),
-        (b'{"schema": 1}', "cannot be read as a leaderboard: .*setting"),
+        (b'{"schema": 1}', "cannot be read as a leaderboard \\(.*setting"),
         (b"\xff\xfe", "cannot be read as a leaderboard"),
     ],
 )

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import cli, results, runner
-from bench.errors import BenchError, InputError
+from bench import cli, methods, results, runner
+from bench.errors import BenchError, InputError, MethodError
 from bench.results import Leaderboard, Row
 
 HEAD = "import numpy as np\nfrom bench.methods import Method, Needs\n"
@@ -490,3 +490,51 @@ def test_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert abs(chance) < 0.05
     assert found.ceiling is not None
     assert found.ceiling.lds > influence
+
+
+def test_a_plugin_that_opens_the_store_at_import_is_refused(run: Run, tmp_path: Path) -> None:
+    run("random")
+    path = tmp_path / "early.py"
+    path.write_text(
+        f"{HEAD}KEPT = np.load({str(tmp_path / 'out' / 'ground-truth' / 'margins.npy')!r})\n"
+        "class M(Method):\n    def attribute(self, task): return np.ones((40, 10))\n"
+    )
+    with pytest.raises(BenchError, match=r"it opened margins\.npy of the ground truth"):
+        run(str(path))
+
+
+def test_attribute_says_in_one_sentence_that_a_method_failed(run: Run, setting: str, method: Write) -> None:
+    run("random")
+    spec = method("boom", "raise RuntimeError('no\\nluck')")
+    with pytest.raises(MethodError, match="boom failed: RuntimeError: no luck"):
+        runner.attribute(setting, spec, Path("out/ground-truth"), Path("s.npy"), "cpu", None, True)
+    words = ["attribute", setting, "--method", spec, "--store", "out/ground-truth", "--out", "s.npy", "--device", "cpu"]
+    assert cli.main(words) == 1
+    assert not Path("s.npy").exists()
+
+
+def test_what_a_method_does_to_the_process_does_not_outlast_it(run: Run, method: Write, tmp_path: Path) -> None:
+    import torch
+
+    before = Path.cwd(), torch.get_default_dtype(), torch.get_num_threads()
+    wild = method(
+        "wild",
+        "import os, torch; os.chdir('/'); torch.set_default_dtype(torch.float64); torch.set_num_threads(3); "
+        "return np.ones((40, 10)) * np.arange(40)[:, None]",
+    )
+    found = run(wild, "graddot")
+    assert [row.status for row in found.methods] == ["ok", "ok"]
+    assert (Path.cwd(), torch.get_default_dtype(), torch.get_num_threads()) == before
+    assert (tmp_path / "out" / "leaderboard.json").is_file()
+
+
+def test_all_and_one_more(method: Write) -> None:
+    mine = method("mine", "return 0")
+    picked = [one.name for one in methods.chosen(["all", mine, "random"])]
+    assert picked == [*(one.name for one in methods.chosen(None)), "mine"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("models", "abc"), ("models", 60.5), ("alpha", "x"), ("output", "foo")])
+def test_options_of_the_wrong_type(run: Run, name: str, value: object) -> None:
+    with pytest.raises(BenchError, match=f"{name} is {value!r}"):
+        run("random", **{name: value})

@@ -225,3 +225,18 @@ class TestCeiling:
             assert ceiling is not None
             hits += ceiling.ci[0] <= big.lds <= ceiling.ci[1]
         assert hits / 300 >= 0.9
+
+
+@pytest.mark.parametrize("n_subsets", [5, 8, 20, 50, 200])
+@pytest.mark.parametrize("noise", [0.001, 0.01, 0.05, 0.2])
+def test_interval_of_a_nearly_perfect_score_is_narrow(n_subsets: int, noise: float) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((100, 40))
+    masks = np.array([rng.permutation(100) < 50 for _ in range(n_subsets)])
+    exact = masks @ weights
+    found = lds(weights, masks, exact + noise * exact.std() * rng.standard_normal(exact.shape))
+    low, high = found.ci
+    assert low <= found.mean <= high <= 1
+    assert low > 0
+    if n_subsets >= 20:  # a handful of subsets says little
+        assert high - low <= 12 * found.stderr + 4 * (1 - found.mean) + 1e-9
