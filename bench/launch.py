@@ -270,6 +270,7 @@ def run_all(
     stop: threading.Event,
 ) -> None:
     """Run `work` on each item in `workers` threads; the first error, or Ctrl-C, is raised, and `stop` set before."""
+    stop.clear()  # an earlier failure is no reason to give up now
     with ThreadPoolExecutor(workers) as pool:
         waiting: set[Future[int]] = set()
         try:

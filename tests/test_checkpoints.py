@@ -12,6 +12,7 @@ import torch
 from bench import subsets
 from bench.checkpoints import Pool
 from bench.datasets import Data, Setting
+from bench.errors import BenchError
 from bench.progress import Progress
 from bench.train import Trainer
 
@@ -141,3 +142,19 @@ def test_threads_do_not_matter(
         shutil.rmtree(tmp_path)
     torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=0)
     assert replace(trainer).n_parameters == made[0].shape[1]
+
+
+def test_a_failure_does_not_stop_the_next(pool: Callable[..., Pool], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One method's full disk, or its interrupt, leaves the trainer that all methods share ready to train."""
+    made = pool()
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.atomic.write", raise_no)
+        with pytest.raises(BenchError, match="no"):
+            made.get(2)
+    assert made.trainer.stop.is_set()
+    vectors, _ = made.get(3)
+    torch.testing.assert_close(vectors, pool().get(3)[0], atol=1e-5, rtol=0)
+
+
+def raise_no(*_: object) -> None:
+    raise BenchError("no")
