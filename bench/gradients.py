@@ -17,9 +17,11 @@ Quantity = Literal["loss", "margin"]
 _CHUNK_BYTES = 256 * 2**20
 
 
-def _scalar(flat: Flat, quantity: Quantity, output: Output) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _scalar(
+    flat: Flat, buffers: Tensor, quantity: Quantity, output: Output
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def value(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        logits = flat(vector, x.unsqueeze(0))
+        logits = flat(torch.cat([vector, buffers]), x.unsqueeze(0))
         if quantity == "loss":
             return F.cross_entropy(logits, y.unsqueeze(0))
         return margins(logits, y.unsqueeze(0), output).squeeze(0)
@@ -34,7 +36,7 @@ def chunks(
 
     Args:
         flat: the model.
-        vector: its parameters `[n_parameters]`.
+        vector: its state `[n_state]`; only the parameters are differentiated.
         x: examples `[n, …]`.
         y: labels `[n]`.
         quantity: what to differentiate.
@@ -43,7 +45,8 @@ def chunks(
     Yields:
         A slice of the examples and their gradients `[len(slice), n_parameters]`, at most 256 MiB at a time.
     """
-    gradient = torch.func.vmap(torch.func.grad(_scalar(flat, quantity, output)), in_dims=(None, 0, 0))
+    vector, buffers = vector.split([flat.n_parameters, len(vector) - flat.n_parameters])
+    gradient = torch.func.vmap(torch.func.grad(_scalar(flat, buffers, quantity, output)), in_dims=(None, 0, 0))
     step = max(1, _CHUNK_BYTES // (4 * vector.element_size() * len(vector)))
     for at in range(0, len(y), step):
         part = slice(at, min(at + step, len(y)))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.recipes import Output
 
 BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU
+ALONE_ROWS = 8  # of models that train one after another: what a kill can lose
 _STACK_PARAMETERS = 2**21  # larger models run faster in smaller stacks; this also bounds what a kill can lose
 _FEW_BLOCKS = 8  # a small ground truth still has work for several threads
 
@@ -59,8 +60,10 @@ def rows_per_block(request: Request) -> int:
     """Rows that are trained as one stack and written as one block: the same on every machine and for every shard."""
     if request.block_rows is not None:
         return request.block_rows
-    data = request.data
-    size = request.setting.recipe.architecture.parameters(data.train_x[0].size, data.n_classes)
+    data, recipe = request.data, request.setting.recipe
+    if not recipe.stacked:
+        return ALONE_ROWS
+    size = recipe.architecture.parameters(data.train_x.shape[1:], data.n_classes)
     return max(16, min(BLOCK_ROWS, _STACK_PARAMETERS // size, -(-request.plan.n_rows // _FEW_BLOCKS)))
 
 

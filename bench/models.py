@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from bench.errors import InputError
 from bench.recipes import Architecture
 
 _DRAWING = threading.Lock()
@@ -40,13 +41,44 @@ class Linear(nn.Linear):
 
 
 def build(architecture: Architecture, input_shape: Sequence[int], n_classes: int) -> nn.Module:
-    """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`; always the same numbers."""
-    sizes = [math.prod(input_shape), *architecture.hidden]
-    layers: list[nn.Module] = [nn.Flatten()] if len(input_shape) > 1 else []
+    """The module for inputs `[batch, *input_shape]`, giving logits `[batch, n_classes]`; always the same numbers.
+
+    Raises:
+        InputError: the architecture takes images, and the inputs are none, or too small ones.
+    """
     with _drawing(0):
-        for n_in, n_out in itertools.pairwise(sizes):
-            layers += [Linear(n_in, n_out), nn.ReLU()]
-        return nn.Sequential(*layers, Linear(sizes[-1], n_classes))
+        if architecture.name in ("logreg", "mlp"):
+            return _dense(architecture, math.prod(input_shape), n_classes, flat=len(input_shape) == 1)
+        channels, height, width = _image(architecture, input_shape)
+        return _convolutional(architecture, channels, height, width, n_classes)
+
+
+def _dense(architecture: Architecture, n_inputs: int, n_classes: int, *, flat: bool) -> nn.Module:
+    sizes = [n_inputs, *architecture.hidden]
+    layers: list[nn.Module] = [] if flat else [nn.Flatten()]
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers += [Linear(n_in, n_out), nn.ReLU()]
+    return nn.Sequential(*layers, Linear(sizes[-1], n_classes))
+
+
+def _image(architecture: Architecture, input_shape: Sequence[int]) -> tuple[int, int, int]:
+    shape = tuple(architecture.image or input_shape)
+    if len(shape) != 3 or math.prod(shape) != math.prod(input_shape):
+        raise InputError(
+            f"the model {architecture.name} takes images [channels, height, width], and the examples are "
+            f"{list(input_shape)}" + (f", which {list(shape)} does not hold" if architecture.image else "")
+        )
+    return shape
+
+
+def _convolutional(architecture: Architecture, channels: int, height: int, width: int, n_classes: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Unflatten(1, architecture.image)] if architecture.image else []
+    for n_in, n_out in itertools.pairwise((channels, *architecture.hidden)):
+        layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        height, width = height // 2, width // 2
+    if not height or not width:
+        raise InputError(f"images are too small for {len(architecture.hidden)} halvings of the model cnn")
+    return nn.Sequential(*layers, nn.Flatten(), Linear(architecture.hidden[-1] * height * width, n_classes))
 
 
 def initialise(module: nn.Module, seed: int) -> None:
@@ -67,38 +99,46 @@ def parameter_count(module: nn.Module) -> int:
 
 
 class Flat:
-    """A module's parameters as one vector: what batched training and per-example gradients work on.
+    """A module's state as one vector: its parameters, then its buffers of floats (running means, whitening filters).
 
-    The order is that of `module.named_parameters()`.
+    What batched training and per-example gradients work on. The order is that of `named_parameters()`, then of
+    `named_buffers()`; `n_parameters` says where the buffers begin. Most models have none.
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.names = [name for name, _ in module.named_parameters()]
-        self.shapes = [p.shape for p in module.parameters()]
-        self.sizes = [p.numel() for p in module.parameters()]
+        parameters = list(module.named_parameters())
+        buffers = [(name, b) for name, b in module.named_buffers() if b.is_floating_point()]
+        self.names = [name for name, _ in (*parameters, *buffers)]
+        self.shapes = [tensor.shape for _, tensor in (*parameters, *buffers)]
+        self.sizes = [tensor.numel() for _, tensor in (*parameters, *buffers)]
+        self.n_parameters = sum(p.numel() for _, p in parameters)
         self.module = module
 
+    def _tensors(self) -> list[Tensor]:
+        buffers = [b for b in self.module.buffers() if b.is_floating_point()]
+        return [*self.module.parameters(), *buffers]
+
     def vector(self) -> Tensor:
-        """The module's present parameters, float32 `[n_parameters]`."""
-        return torch.cat([p.detach().reshape(-1) for p in self.module.parameters()])
+        """The module's present state, float32 `[n_state]`."""
+        return torch.cat([tensor.detach().reshape(-1) for tensor in self._tensors()])
 
     def load(self, vector: Tensor) -> nn.Module:
         """Copy `vector` into the module and return it."""
         with torch.no_grad():
-            for p, piece in zip(self.module.parameters(), vector.split(self.sizes), strict=True):
-                p.copy_(piece.view_as(p))
+            for tensor, piece in zip(self._tensors(), vector.split(self.sizes), strict=True):
+                tensor.copy_(piece.view_as(tensor))
         return self.module
 
     def __call__(self, vector: Tensor, x: Tensor) -> Tensor:
-        """Logits of `module` with the parameters in `vector`: differentiable in it, and made for torch.func."""
+        """Logits of `module` with the state in `vector`: differentiable in it, and made for torch.func."""
         return self.of_pieces(self.pieces(vector), x)
 
     def pieces(self, vectors: Tensor) -> list[Tensor]:
-        """Views of `[…, n_parameters]` as the parameters' own shapes `[…, *shape]`."""
+        """Views of `[…, n_state]` as the tensors' own shapes `[…, *shape]`."""
         parts = vectors.split(self.sizes, -1)
         return [p.view(*vectors.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True)]
 
     def of_pieces(self, pieces: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Logits of `module` with the parameters in `pieces`."""
+        """Logits of `module` with the state in `pieces`."""
         named = dict(zip(self.names, pieces, strict=True))
         return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]

@@ -1,41 +1,112 @@
 """How a model is trained: plain data, hashed into the ground truth that it makes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+from math import prod
 from typing import Literal, get_args
 
 Output = Literal["logsumexp", "max"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
+Name = Literal["logreg", "mlp", "cnn", "resnet9", "resnet18", "airbench"]
+_STACKED = ("logreg", "mlp", "cnn")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model by name with its sizes; `bench.models.build` makes the torch module."""
+    """A model by name with its sizes; `bench.models.build` makes the torch module.
 
-    name: Literal["logreg", "mlp"]
+    Attributes:
+        name: the family.
+        hidden: widths of the hidden layers (`mlp`), channels of the convolutions (`cnn`, 3×3, each halved in size by
+            max pooling), or of the stages of a residual network (empty: its usual ones).
+        image: `(channels, height, width)` that flat inputs are reshaped to first; empty where they are images already.
+    """
+
+    name: Name
     hidden: tuple[int, ...] = ()
+    image: tuple[int, ...] = ()
 
-    def parameters(self, n_inputs: int, n_classes: int) -> int:
-        """Number of parameters, weights and biases."""
-        sizes = [n_inputs, *self.hidden, n_classes]
+    @property
+    def stacked(self) -> bool:
+        """Whether many models of it train fastest as one stacked computation (all others: one after another)."""
+        return self.name in _STACKED
+
+    def parameters(self, input_shape: tuple[int, ...], n_classes: int) -> int:
+        """Number of parameters of a stacked architecture, weights and biases.
+
+        Raises:
+            ValueError: the architecture is not a stacked one (build it and count).
+        """
+        if not self.stacked:
+            raise ValueError(f"{self.name} is not counted by formula")
+        if self.name == "cnn":
+            channels, height, width = self.image or input_shape
+            convolutions = sum((9 * a + 1) * b for a, b in pairwise((channels, *self.hidden)))
+            halved = 1 << len(self.hidden)
+            return convolutions + (self.hidden[-1] * (height // halved) * (width // halved) + 1) * n_classes
+        sizes = [prod(input_shape), *self.hidden, n_classes]
         return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """Random changes of each training image, drawn anew for every pass over the subset.
+
+    Attributes:
+        flip: mirror left to right: `random` with probability ½ each time; `alternating` at random in the first pass
+            and then every other pass (Jordan 2024, section 3.6).
+        translate: shift by up to so many pixels each way, the border filled by reflection.
+        cutout: zero a square of this side at a random place (DeVries and Taylor 2017).
+    """
+
+    flip: Literal["none", "random", "alternating"] = "none"
+    translate: int = 0
+    cutout: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return self != Augmentation()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a recipe was seen to do: it is no part of the recipe's hash.
+
+    Attributes:
+        accuracy: share of targets right, of models trained on the full training set; models: how many of them.
+        seconds: to train one of them.
+        where: data, hardware and versions.
+    """
+
+    accuracy: float
+    models: int
+    seconds: float
+    where: str
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, the learning rate falling linearly to zero or constant.
+    """SGD with momentum, over `epochs` shuffles of the subset.
 
     A row's steps come from its subset alone: `epochs` shuffles of it, one after another, cut into batches; the
-    last batch is dropped where it is not full.
+    last batch is dropped where it is not full. The schedule stretches over those steps, however many they are.
 
     Attributes:
         architecture: the model.
         epochs: passes over the subset.
         batch_size: examples a step.
-        lr: learning rate of the first step, per mean loss of a batch.
+        lr: highest learning rate, per mean loss of a batch.
         momentum: heavy-ball momentum (torch.optim.SGD's, no dampening).
         weight_decay: L2 penalty in torch.optim.SGD's scaling: the objective is mean loss + weight_decay/2 ‖θ‖².
-        schedule: `linear` multiplies `lr` by 1 − step/steps.
+        schedule: `linear` multiplies `lr` by 1 − step/steps; `triangular` raises it over the first `warmup` share of
+            the steps and lowers it to zero over the others.
+        warmup: of the triangular schedule, in (0, 1).
+        optimiser: `sgd` with heavy-ball momentum, or `nesterov`'s.
+        label_smoothing: share of each label that is spread evenly over all classes.
+        augmentation: of the training images.
+        norm_bias_lr: the biases of normalisation layers learn so many times faster.
+        mirror: logits of a test image are the mean of its own and its mirror image's.
+        evidence: what the recipe was seen to do.
     """
 
     architecture: Architecture
@@ -44,11 +115,29 @@ class Recipe:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "constant", "triangular"] = "linear"
+    warmup: float = 0.2
+    optimiser: Literal["sgd", "nesterov"] = "sgd"
+    label_smoothing: float = 0.0
+    augmentation: Augmentation = Augmentation()
+    norm_bias_lr: float = 1.0
+    mirror: bool = False
+    evidence: Evidence | None = field(default=None, compare=False)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether many models train at once; else one after another, each as fast as it can."""
+        return self.architecture.stacked and not self.augmentation and not self.mirror
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""
-        return self.lr * (1 - step / steps) if self.schedule == "linear" else self.lr
+        if self.schedule == "constant":
+            return self.lr
+        if self.schedule == "linear":
+            return self.lr * (1 - step / steps)
+        peak = self.warmup * steps
+        at = step + 0.5  # the middle of the step: neither end of the triangle is wasted on a rate of zero
+        return self.lr * (at / peak if at < peak else (steps - at) / (steps - peak))
 
     def steps(self, n: int) -> int:
         """Optimiser steps of a model trained on `n` examples (at least one: a small subset is one smaller batch)."""
