@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.errors import BenchError, MethodError, nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.runner import Options
 
 _VERBS = ("run", "train", "attribute", "lds", "report", "list", "verify")
@@ -82,6 +84,7 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         metavar="NAME[:key=value,…]",
         help="a method, the path of its file, or all; may be given again (default: all)",
     )
+    made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     _training(made, "--out", "folder of the results (results/SETTING…)")
     made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
     return made
@@ -106,12 +109,26 @@ def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: b
         metavar="K",
         help="at most so many tune rows, for choosing hyper-parameters (100): with 2 repeats 1 row in 15, until then",
     )
-    made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
+    made.add_argument(
+        "--sampling",
+        choices=("exact", "bernoulli"),
+        default="exact",
+        help="subsets of exactly round(alpha·n) examples, or each example kept with probability alpha (exact)",
+    )
     made.add_argument(
         "--output",
         choices=("logsumexp", "max"),
         default="logsumexp",
         help="margin: the true class's logit minus the logsumexp, or the max, of the others (logsumexp)",
+    )
+    made.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of stored margins; float16 halves the files and makes ties (float32)",
+    )
+    made.add_argument(
+        "--allow-empty-classes", action="store_true", help="let subsets be that keep no example of some class"
     )
     made.add_argument("--seed", type=int, default=0, metavar="S", help="root seed of everything (0)")
     made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
@@ -128,12 +145,24 @@ def _data(made: argparse.ArgumentParser) -> None:
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("train", help="make a ground-truth store, or go on with one")
-    made.add_argument("setting", help="dataset/model[:key=value,…]")
-    _training(made, "--out", "folder of the store", required=True)
+    made.add_argument("setting", nargs="?", help="dataset/model[:key=value,…]")
+    made.add_argument(
+        "--alpha", default="0.5", help="kept fraction of the training set (0.5); several make a store each: 0.2,0.5"
+    )
+    _training(made, "--out", "folder of the store")
+    made.add_argument(
+        "--keep",
+        default="",
+        metavar="ARRAY,…",
+        help="what to keep besides margins: logits, train_margins, correct, train_correct",
+    )
     made.add_argument(
         "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
     )
-    made.add_argument("--workers", type=int, metavar="K", help="blocks trained at once on a CPU (one per core)")
+    made.add_argument(
+        "--workers", type=int, metavar="K", help="processes that train blocks (one per GPU, threads on a CPU)"
+    )
+    made.add_argument("--status", metavar="STORE", help="say how far a store is, and train nothing")
     return made
 
 
@@ -189,6 +218,10 @@ def _add_list(verbs: Any) -> argparse.ArgumentParser:
 def _add_verify(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("verify", help="check every array and block of a store")
     made.add_argument("store", metavar="STORE", help="folder of the store")
+    made.add_argument("--retrain", type=int, default=2, metavar="K", help="rows, drawn at random, to train again (2)")
+    made.add_argument("--setting", help="what to train them by (the setting that the store names)")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
     return made
 
 
@@ -241,15 +274,41 @@ def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
 def _options(given: argparse.Namespace) -> Options:
     from bench.runner import Options
 
-    names = ("setting", "models", "repeats", "eval_subsets", "tune_rows", "alpha", "output", "seed", "device")
+    names = (
+        "setting",
+        "models",
+        "repeats",
+        "eval_subsets",
+        "tune_rows",
+        "output",
+        "seed",
+        "device",
+        "sampling",
+        "dtype",
+    )
+    alphas = _alphas(given.alpha)
     return Options(
         **{name: getattr(given, name) for name in names},
+        alpha=alphas[0],
+        keep=_words(getattr(given, "keep", "")),
+        allow_empty_classes=given.allow_empty_classes,
         methods=tuple(getattr(given, "method", ())),
         data_dir=given.data_dir,
         out=given.out,
         quiet=given.quiet,
         debug=given.debug,
     )
+
+
+def _words(text: str) -> Any:
+    return tuple(word.replace("-", "_") for word in text.split(",") if word)
+
+
+def _alphas(text: float | str) -> list[float]:
+    try:
+        return [float(word) for word in str(text).split(",")]
+    except ValueError as error:
+        raise BenchError(f"--alpha is {text!r}: write a number between 0 and 1, or several as 0.2,0.5") from error
 
 
 def _check_names(given: argparse.Namespace) -> None:
@@ -294,18 +353,40 @@ def _print_json(value: Any) -> None:
 def _train(given: argparse.Namespace) -> int:
     from pathlib import Path
 
+    if given.status is not None:
+        return _status(given.status)
+    for name in ("setting", "out"):
+        if getattr(given, name) is None:
+            raise BenchError(
+                f"{'SETTING' if name == 'setting' else '--out'} is missing; see python -m bench train --help"
+            )
     _check_names(given)
     shard = _shard(given.shard)
     if given.workers is not None and given.workers < 1:
         raise BenchError(f"--workers is {given.workers}: it takes at least one")
+    alphas = _alphas(given.alpha)
     with _results_only():
         from bench import runner
 
-        meta = runner.train(_options(given), Path(given.out), shard, given.workers)
-    if meta is None:
-        print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
-    else:
-        print(f"{given.out}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {meta.identity.setting}")
+        found = runner.train(_options(given), Path(given.out), shard, given.workers, alphas if len(alphas) > 1 else ())
+    for meta in found:
+        if meta is None:
+            print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
+            continue
+        who = meta.identity
+        where = Path(given.out) / f"alpha-{who.alpha:g}" if len(found) > 1 else given.out
+        print(f"{where}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {who.setting}", end="")
+        print(f", accuracy {meta.accuracy:.1%}" + (f", {len(meta.diverged)} diverged" if meta.diverged else ""))
+    return 0
+
+
+def _status(store: str) -> int:
+    from pathlib import Path
+
+    from bench import status
+
+    for folder in status.stores_in(Path(store)):
+        print(f"{folder}", *status.lines(folder), sep="\n  ")
     return 0
 
 
@@ -386,13 +467,24 @@ def _list(given: argparse.Namespace) -> int:
 def _verify(given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from bench import store
+    faults = 0
+    for folder in _stores(Path(given.store)):
+        with _results_only():
+            from bench import runner
 
-    wrong = store.verify(Path(given.store))
-    for sentence in wrong:
-        print(sentence)
-    if wrong:
-        print(f"{given.store}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
-        return 1
-    print(f"{given.store} is sound")
-    return 0
+            wrong, retrained = runner.verify(folder, given.retrain, given.setting, given.device, given.data_dir)
+        for sentence in wrong:
+            print(sentence)
+        print(f"{folder}: {retrained}", file=sys.stderr)
+        if wrong:
+            print(f"{folder}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
+        else:
+            print(f"{folder} is sound")
+        faults += len(wrong)
+    return 1 if faults else 0
+
+
+def _stores(folder: Path) -> list[Path]:
+    from bench import status
+
+    return status.stores_in(folder)
