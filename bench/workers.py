@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from bench.launch import Request
 
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
-_BLOCK_DEATHS = 6  # of workers at one block, before it is given up
-_START_DEATHS = 6  # of workers in a row that die before they are ready
+_BLOCK_DEATHS = 8  # of workers at one block, before it is given up
+_START_FAILURES = 2  # workers in a row that end by themselves before they are ready: the next one would as well
+_START_KILLS = 20  # the same of workers that are killed: memory may be free again
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,10 @@ class _Crew:
                 )
         elif not one.ready:
             self.unready_deaths += 1
-            if self.unready_deaths >= _START_DEATHS:
+            killed = one.process.exitcode is not None and one.process.exitcode < 0
+            if self.unready_deaths >= (_START_KILLS if killed else _START_FAILURES):
                 raise BenchError(
-                    f"{_START_DEATHS} worker processes in a row {how} before they could start: take fewer "
+                    f"{self.unready_deaths} worker processes in a row {how} before they could start: take fewer "
                     "--workers, or none to train in this process"
                 )
         self.start(one.device)

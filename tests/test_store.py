@@ -414,7 +414,7 @@ def test_verify_of_what_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.main(["verify", str(tmp_path / "nowhere")]) == 2
     assert "no such folder" in capsys.readouterr().err
     assert cli.main(["verify", str(tmp_path)]) == 2
-    assert "masks.npy is missing" in capsys.readouterr().err
+    assert "has no identity.json" in capsys.readouterr().err
 
 
 def test_stores_of_other_tools_open(tmp_path: Path) -> None:
