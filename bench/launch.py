@@ -227,6 +227,7 @@ def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
 
 
 def _claim(folder: Path, who: Identity, progress: Progress) -> None:
+    store.refuse_newer(folder)
     old = _read_identity(folder)
     if old is None:
         if (folder / "masks.npy").exists() or (folder / "margins.npy").exists():

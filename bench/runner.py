@@ -173,7 +173,8 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
             per_target[row.name] = values
     meta = bench.truth.meta
     assert meta is not None
-    counts = Counts(len(bench.access.fit), len(bench.access.tune), len(bench.access.eval), plan.repeats)
+    diverged = sum(row < plan.n_rows for row in meta.diverged)
+    counts = Counts(len(bench.access.fit), len(bench.access.tune), len(bench.access.eval), plan.repeats, diverged)
     board = Leaderboard(
         setting=setting.name,
         alpha=options.alpha,

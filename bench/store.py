@@ -15,6 +15,7 @@ into place, never through a memmap: a full disk is then an error, not a bus erro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -298,13 +299,26 @@ def read_meta(folder: Path) -> Meta | None:
     try:
         found = msgspec.json.decode(text, type=_Format).format
         if found != FORMAT:
-            what = "update ldsbench" if found > FORMAT else "train it again"
-            raise InputError(f"{path} is of format {found}, and this version reads {FORMAT}: {what}")
+            refuse_newer(folder)
+            raise InputError(f"{path} is of format {found}, and this version reads {FORMAT}: train it again")
         return msgspec.json.decode(text, type=Meta)
     except msgspec.DecodeError as error:
         raise InputError(
             f"{path} cannot be read ({error}): it is torn or of another version; run the same command again"
         ) from error
+
+
+def refuse_newer(folder: Path) -> None:
+    """Leave a store alone that a later version made.
+
+    Raises:
+        InputError: its meta.json is of a later format.
+    """
+    path = folder / "meta.json"
+    with suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=_Format).format
+        if found > FORMAT:
+            raise InputError(f"{path} is of format {found}, and this version knows up to {FORMAT}: update ldsbench")
 
 
 class Asked(msgspec.Struct):
