@@ -335,7 +335,7 @@ def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
 
     from bench import external, schema
     from bench.progress import Progress
-    from bench.workers import Worker
+    from bench.external_worker import Worker
 
     if given.setting is not None:
         raise BenchError(f"{given.setting!r} and --worker are both given: train a setting, or let a worker do it")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 import msgspec
 import numpy as np
 
-from bench import atomic, blocks, hashing, schema, store, workers
+from bench import atomic, blocks, external_worker, hashing, schema, store
 from bench.errors import BenchError, MethodError
-from bench.workers import Job, Row, Worker
+from bench.external_worker import Job, Row, Worker
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -149,7 +149,7 @@ def make(
         BenchError: the worker cannot be loaded or does not fit the spec, the folder is another's or cannot be written.
     """
     folder = folder.absolute()  # a worker may change the working directory
-    with workers.speaking_on_stderr():
+    with external_worker.speaking_on_stderr():
         function, file = worker.load()
         who = Identity.of(worker, spec, file)
         _claim(folder, who)
@@ -161,7 +161,7 @@ def make(
         failed: dict[int, str] = {}
         if todo:
             job = Job(worker, spec.schema, folder, debug)
-            rows = workers.in_processes(job, todo, processes) if processes else workers.in_turn(job, function, todo)
+            rows = external_worker.in_processes(job, todo, processes) if processes else external_worker.in_turn(job, function, todo)
             done = spec.n_rows - len(missing)
             with (
                 contextlib.closing(rows),
@@ -259,7 +259,7 @@ def _read_gathered(folder: Path) -> Gathered | None:
 
 
 def _origin(spec: Spec, used: list[blocks.Header]) -> str:
-    return hashing.digest([spec.text(), blocks.fingerprint(used)])
+    return hashing.digest([spec.text(), [(header.start, header.stop, header.checksum) for header in used]])
 
 
 def _gather(folder: Path, spec: Spec, good: list[blocks.Header], progress: Progress) -> None:
