@@ -1,7 +1,7 @@
 """`python -m bench`: verbs that each import only what they use, so that help and lists answer at once.
 
-Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run failed or a store is damaged;
-2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
+Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run, or a row of a
+worker, failed, or a store is damaged; 2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from bench.runner import Options
 
 _VERBS = ("run", "train", "attribute", "lds", "report", "list", "verify")
+_TRAINING_OPTIONS = (
+    "models",
+    "repeats",
+    "eval_subsets",
+    "tune_rows",
+    "output",
+    "seed",
+    "device",
+    "sampling",
+    "dtype",
+)
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
@@ -145,7 +156,7 @@ def _data(made: argparse.ArgumentParser) -> None:
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("train", help="make a ground-truth store, or go on with one")
-    made.add_argument("setting", nargs="?", help="dataset/model[:key=value,…]")
+    made.add_argument("setting", nargs="?", help="dataset/model[:key=value,…]; none with --worker")
     made.add_argument(
         "--alpha", default="0.5", help="kept fraction of the training set (0.5); several make a store each: 0.2,0.5"
     )
@@ -160,9 +171,21 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
         "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
     )
     made.add_argument(
-        "--workers", type=int, metavar="K", help="processes that train blocks (one per GPU, threads on a CPU)"
+        "--workers",
+        type=int,
+        metavar="K",
+        help="processes that train blocks (one per GPU; threads of this one on a CPU), or that call --worker",
     )
     made.add_argument("--status", metavar="STORE", help="say how far a store is, and train nothing")
+    made.add_argument(
+        "--worker",
+        metavar="MODULE:FUNCTION",
+        help="in place of SETTING: a function that is called with index and logdir for every row of --spec; or FILE:…",
+    )
+    made.add_argument("--spec", metavar="FILE", help="JSON: how many rows --worker makes, and the arrays of each")
+    made.add_argument(
+        "--worker-args", metavar="TEXT", help="what --worker finds in sys.argv; write --worker-args='--lr 0.1'"
+    )
     return made
 
 
@@ -355,15 +378,18 @@ def _train(given: argparse.Namespace) -> int:
 
     if given.status is not None:
         return _status(given.status)
-    for name in ("setting", "out"):
-        if getattr(given, name) is None:
-            raise BenchError(
-                f"{'SETTING' if name == 'setting' else '--out'} is missing; see python -m bench train --help"
-            )
-    _check_names(given)
+    external = [name for name in ("worker", "spec", "worker_args") if getattr(given, name) is not None]
+    if given.setting is None and not external:
+        raise BenchError("what to train is missing: name a setting, such as digits/mlp, or a --worker and its --spec")
+    if given.out is None:
+        raise BenchError("--out is missing: name the folder of the store")
+    if not external:
+        _check_names(given)
     shard = _shard(given.shard)
     if given.workers is not None and given.workers < 1:
         raise BenchError(f"--workers is {given.workers}: it takes at least one")
+    if external:
+        return _train_external(given, shard)
     alphas = _alphas(given.alpha)
     with _results_only():
         from bench import runner
@@ -387,6 +413,46 @@ def _status(store: str) -> int:
 
     for folder in status.stores_in(Path(store)):
         print(f"{folder}", *status.lines(folder), sep="\n  ")
+    return 0
+
+
+def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
+    import shlex
+    from pathlib import Path
+
+    from bench import external, schema
+    from bench.external_worker import Worker
+    from bench.progress import Progress
+
+    if given.setting is not None:
+        raise BenchError(f"{given.setting!r} and --worker are both given: train a setting, or let a worker do it")
+    for name, other in (("worker", "spec"), ("spec", "worker")):
+        if getattr(given, name) is None:
+            raise BenchError(f"--{other} needs --{name}" if getattr(given, other) else "--worker-args needs --worker")
+    usual = parser().parse_args(["train", "x", "--out", "x"])
+    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir", "allow_empty_classes"):
+        if getattr(given, name) != getattr(usual, name):
+            raise BenchError(
+                f"--{name.replace('_', '-')} does not go with --worker: the spec and the worker say what is made"
+            )
+    try:
+        worker = Worker(given.worker, tuple(shlex.split(given.worker_args or "")))
+    except ValueError as error:
+        raise BenchError(f"--worker-args is {given.worker_args!r}: {error}") from error
+    made = external.make(
+        worker,
+        spec := schema.read_spec(Path(given.spec)),
+        Path(given.out),
+        Progress(quiet=given.quiet),
+        shard=shard,
+        processes=given.workers,
+        debug=given.debug,
+    )
+    made.check()
+    if made.gathered:
+        print(f"{given.out}: {spec.n_rows} rows of {', '.join(spec.schema)}")
+    else:
+        print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import numpy as np
 
-from bench import atomic, datasets, hashing, launch, methods, results, status
+from bench import atomic, datasets, external, hashing, launch, methods, results, status
 from bench import store as stores
 from bench.errors import BenchError, InputError, MethodError, nearest
 from bench.files import Files, data_folders
@@ -325,6 +325,9 @@ def verify(store: Path, count: int, setting: str | None, device: str, data_dir: 
     """
     if count < 0:
         raise BenchError(f"--retrain is {count}: it cannot be negative")
+    wrong = external.verify(store)
+    if wrong is not None:
+        return wrong, "no row was trained again: the rows are a worker's"
     wrong = stores.verify(store)
     if wrong or not count:
         return wrong, "no row was trained again"

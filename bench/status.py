@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench import hashing, launch, store, subsets
+from bench import external, hashing, launch, store, subsets
 from bench.errors import BenchError, InputError
 from bench.store import GroundTruth, Identity
 
@@ -41,6 +41,9 @@ def lines(folder: Path) -> list[str]:
     Raises:
         InputError: it is not a store that was made here, or its identity.json is torn.
     """
+    worker = external.read_identity(folder)
+    if worker is not None:
+        return external.status(folder, worker)
     path = folder / "identity.json"
     try:
         who = msgspec.json.decode(path.read_bytes(), type=Identity)
