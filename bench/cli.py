@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from bench.runner import Options
 
-_VERBS = ("run", "train", "attribute", "lds", "report", "list", "verify")
+_VERBS = ("run", "train", "attribute", "lds", "report", "list", "recipe", "verify")
 _TRAINING_OPTIONS = (
     "models",
     "repeats",
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_verify):
+    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_recipe, _add_verify):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
@@ -238,6 +238,15 @@ def _add_list(verbs: Any) -> argparse.ArgumentParser:
     return made
 
 
+def _add_recipe(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("recipe", help="how a setting's models are trained, and how well")
+    made.add_argument("setting", help="dataset/model[:key=value,…]")
+    made.add_argument("--measure", type=int, metavar="K", help="train K models on the full set now")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
+    return made
+
+
 def _add_verify(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("verify", help="check every array and block of a store")
     made.add_argument("store", metavar="STORE", help="folder of the store")
@@ -260,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lds": _lds,
         "report": _report,
         "list": _list,
+        "recipe": _recipe,
         "verify": _verify,
     }[given.verb]
     for stream in (sys.stdout, sys.stderr):
@@ -527,6 +537,28 @@ def _list(given: argparse.Namespace) -> int:
         print("methods" if title == "methods" else "settings")
         for name, summary in part.items():
             print(f"  {name:<{width}}  {summary}")
+    return 0
+
+
+def _recipe(given: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    _check_names(given)
+    if given.measure is not None and given.measure < 1:
+        raise BenchError(f"--measure is {given.measure}: it takes at least one model")
+    with _results_only():
+        from bench import datasets, evidence, runner
+
+        setting = datasets.setting(given.setting)
+        recipe = setting.recipe
+        if given.measure is not None:
+            data = runner.load(setting, given.data_dir)
+            recipe = replace(recipe, evidence=evidence.measure(setting, data, given.measure, given.device))
+    print(setting.name)
+    for word, text in evidence.lines(recipe):
+        print(f"  {word:<14}{text}")
+    if given.measure is not None:
+        print(f"  {'in code':<14}evidence={recipe.evidence!r}")
     return 0
 
 

@@ -159,7 +159,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -194,7 +194,12 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def _load(setting: Setting, data_dir: str | None) -> Data:
+def load(setting: Setting, data_dir: str | None) -> Data:
+    """The setting's examples.
+
+    Raises:
+        BenchError: files are missing or damaged, or the dataset's own code fails or returns what cannot be trained on.
+    """
     files = Files(data_folders(data_dir))
     try:
         return setting.dataset.load(files)
@@ -301,7 +306,7 @@ def train(
     options.check()
     setting = datasets.setting(options.setting)
     plan = options.plan
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
     requests = [(replace(request, alpha=alpha), folder) for alpha, folder in family(store, alphas)]
     for one, _ in requests:
@@ -334,7 +339,7 @@ def verify(store: Path, count: int, setting: str | None, device: str, data_dir: 
     truth = GroundTruth.open(store)
     try:
         made = datasets.setting(setting or status.setting_of(truth))
-        found = status.retrain(truth, made, _load(made, data_dir), count, device)
+        found = status.retrain(truth, made, load(made, data_dir), count, device)
     except BenchError as error:
         hint = "" if setting else "; --setting names another, such as a file's"
         return wrong, f"no row was trained again: {error}{hint}"
@@ -362,7 +367,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = _load(made, data_dir)
+    data = load(made, data_dir)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
