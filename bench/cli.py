@@ -33,6 +33,8 @@ _TRAINING_OPTIONS = (
     "device",
     "sampling",
     "dtype",
+    "judge_only",
+    "allow_empty_classes",
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -125,6 +127,11 @@ def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: b
         choices=("exact", "bernoulli"),
         default="exact",
         help="subsets of exactly round(alpha·n) examples, or each example kept with probability alpha (exact)",
+    )
+    made.add_argument(
+        "--judge-only",
+        action="store_true",
+        help="only eval subsets, no fit or tune rows: a fourth of the cost, for methods that fit nothing",
     )
     made.add_argument(
         "--output",
@@ -324,7 +331,6 @@ def _options(given: argparse.Namespace) -> Options:
         **{name: getattr(given, name) for name in names},
         alpha=alphas[0],
         keep=_words(getattr(given, "keep", "")),
-        allow_empty_classes=given.allow_empty_classes,
         methods=tuple(getattr(given, "method", ())),
         data_dir=given.data_dir,
         out=given.out,
@@ -440,7 +446,7 @@ def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
         if getattr(given, name) is None:
             raise BenchError(f"--{other} needs --{name}" if getattr(given, other) else "--worker-args needs --worker")
     usual = parser().parse_args(["train", "x", "--out", "x"])
-    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir", "allow_empty_classes"):
+    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir"):
         if getattr(given, name) != getattr(usual, name):
             raise BenchError(
                 f"--{name.replace('_', '-')} does not go with --worker: the spec and the worker say what is made"

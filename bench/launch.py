@@ -89,12 +89,13 @@ def identity(request: Request) -> Identity:
     subsets.subset_size(request.data.n_train, request.alpha)
     if request.seed < 0:
         raise BenchError(f"--seed is {request.seed}: it cannot be negative")
+    plan = request.plan
     return Identity(
         setting=request.setting.name,
         alpha=request.alpha,
         seed=request.seed,
         output=request.output,
-        plan=PlanMeta(request.plan.repeats, request.plan.eval_subsets, request.plan.tune_rows),
+        plan=PlanMeta(plan.repeats, plan.eval_subsets, plan.tune_rows, plan.judge_only),
         device=device_kind(request.device),
         data=hashing.data(request.data),
         recipe=hashing.recipe(request.setting.recipe),

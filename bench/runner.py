@@ -59,6 +59,7 @@ class Options:
     dtype: Dtype = "float32"
     keep: Sequence[Extra] = ()
     allow_empty_classes: bool = False
+    judge_only: bool = False
 
     def check(self) -> None:
         """Refuse values of the wrong type.
@@ -79,7 +80,7 @@ class Options:
     @property
     def plan(self) -> Plan:
         """The roles of the rows."""
-        return Plan(self.models, self.repeats, self.eval_subsets, self.tune_rows)
+        return Plan(self.models, self.repeats, self.eval_subsets, self.tune_rows, self.judge_only)
 
     def folder(self, setting: Setting) -> Path:
         """`--out`, else results/ and a name made of the setting and of what differs from the defaults."""
@@ -99,7 +100,7 @@ class Options:
                 "dtype",
             )
             if getattr(self, name) != getattr(Options, name)
-        )
+        ) + ("-judgeonly" if self.judge_only else "")
         return Path("results") / (setting.slug + extra)
 
     def request(self, setting: Setting, data: Data) -> launch.Request:

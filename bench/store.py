@@ -37,12 +37,13 @@ ASKED = "asked.json"
 _CHUNK_BYTES = 64 * 2**20
 
 
-class PlanMeta(msgspec.Struct, frozen=True):
+class PlanMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     """`bench.subsets.Plan`, as stored."""
 
     repeats: int
     eval_subsets: int
     tune_rows: int
+    judge_only: bool = False
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,7 +95,8 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def _show(value: object) -> str:
     if isinstance(value, PlanMeta):
-        return f"{value.repeats} repeats, {value.eval_subsets} eval subsets, {value.tune_rows} tune rows"
+        only = ", for judging only" if value.judge_only else ""
+        return f"{value.repeats} repeats, {value.eval_subsets} eval subsets, {value.tune_rows} tune rows{only}"
     return repr(value)
 
 
@@ -219,7 +221,7 @@ class GroundTruth:
             InputError: the store does not say (it has no meta.json).
         """
         plan = self._needed().identity.plan
-        return Plan(len(self.masks), plan.repeats, plan.eval_subsets, plan.tune_rows)
+        return Plan(len(self.masks), plan.repeats, plan.eval_subsets, plan.tune_rows, plan.judge_only)
 
     def _needed(self) -> Meta:
         if self.meta is None:

@@ -4,6 +4,7 @@ All of it is a function of the row's number, never of how many rows there are or
 that grows keeps its rows. The rows come in periods of `11 + 2·repeats`: two eval subsets (each trained with
 `repeats` seeds), one tune row and ten fit rows; 1,500 rows with two repeats are 200 eval subsets × 2, 100 tune rows
 and 1,000 fit rows. Once there are enough eval subsets (tune rows), all that would be more of them are fit rows.
+With `judge_only` there is nothing but eval subsets, `repeats` rows each.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ class Plan:
         repeats: seeds per eval subset.
         eval_subsets: at most so many eval subsets.
         tune_rows: at most so many tune rows.
+        judge_only: all rows are eval rows, for methods that fit nothing; the two limits do not count.
     """
 
     n_rows: int
     repeats: int = 2
     eval_subsets: int = 200
     tune_rows: int = 100
+    judge_only: bool = False
 
     def __post_init__(self) -> None:
         """Refuse plans that cannot judge anything.
@@ -52,6 +55,11 @@ class Plan:
             raise BenchError(f"--eval-subsets is {self.eval_subsets}: a rank correlation needs at least 2")
         if self.tune_rows < 0:
             raise BenchError(f"--tune-rows is {self.tune_rows}: it cannot be negative")
+        if self.judge_only and (self.n_rows < self.smallest or self.n_rows % self.repeats):
+            raise BenchError(
+                f"--models is {self.n_rows}: with --judge-only it is at least two subsets × {self.repeats} seeds each, "
+                f"and a multiple of {self.repeats}"
+            )
         if self.n_rows < self.smallest:
             raise BenchError(
                 f"--models is {self.n_rows}: with {self.repeats} seeds per eval subset it takes at least "
@@ -61,10 +69,13 @@ class Plan:
     @property
     def smallest(self) -> int:
         """Rows up to the end of the second eval subset."""
-        return 2 * self.repeats + 5
+        return 2 * self.repeats + (0 if self.judge_only else 5)
 
     def layout(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """`subset_of_row` (the first row that has the same mask) and the group of each row (index into GROUPS)."""
+        if self.judge_only:
+            subset = np.arange(self.n_rows) // self.repeats * self.repeats
+            return subset.astype(np.int64), np.full(self.n_rows, GROUPS.index("eval"), np.int8)
         period = 11 + 2 * self.repeats
         within = np.arange(self.n_rows) % period
         turn = np.arange(self.n_rows) // period

@@ -100,7 +100,8 @@ class Bench:
             raise InputError(f"{store} was trained by another recipe than {setting.name} has now: train it again")
         groups = [truth.of_group(group, n_rows) for group in ("fit", "tune", "eval")]
         diverged = sum(row < n_rows for row in truth.meta.diverged)
-        if diverged and (len(groups[0]) < 1 or len(groups[2]) < 2 * identity.plan.repeats):
+        no_fit = len(groups[0]) < 1 and not identity.plan.judge_only
+        if diverged and (no_fit or len(groups[2]) < 2 * identity.plan.repeats):
             raise BenchError(
                 f"{store}: {diverged} of {n_rows} models diverged, and too few are left to judge by: lower the "
                 "recipe's learning rate"

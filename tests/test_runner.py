@@ -71,7 +71,7 @@ def test_every_file_of_the_contract(run: Run) -> None:
     found = json.loads((out / "leaderboard.json").read_text())
     assert found == json.loads(msgspec.json.encode(made))
     assert (found["schema"], found["setting"], found["alpha"], found["output"]) == (1, "toy/logreg", 0.5, "logsumexp")
-    assert found["rows"] == {"fit": 20, "tune": 2, "eval": 8, "repeats": 2}
+    assert found["rows"] == {"fit": 20, "tune": 2, "eval": 8, "repeats": 2, "diverged": 0}
     assert (found["seed"], found["n_train"], found["n_targets"]) == (0, 40, 10)
     assert found["ceiling"]["ci"][0] <= found["ceiling"]["lds"] <= found["ceiling"]["ci"][1]
     assert [m["rank"] for m in found["methods"]] == [1, 2, 3]

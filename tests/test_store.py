@@ -366,7 +366,7 @@ def test_bad_gathered_file_is_gathered_anew(
         (lambda meta: meta["checksums"].clear(), "masks.npy has another content"),
         (lambda meta: meta["subset_of_row"].pop(), "meta.json is of arrays of other shapes"),
         (lambda meta: meta.__setitem__("n_targets", 9), "meta.json is of arrays of other shapes"),
-        (lambda meta: meta.__setitem__("format", 2), "format 2"),
+        (lambda meta: meta.__setitem__("format", 0), "format 0"),
         (lambda meta: meta.pop("key"), "meta.json cannot be read"),
     ],
 )

@@ -1,6 +1,7 @@
 """Which rows exist is a function of their numbers alone, and the rows that judge share no mask with the others."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,7 @@ def test_streams_of_one_seed_differ() -> None:
         ((14, 5), "--models is 14"),
     ],
 )
-def test_refused_plans_name_the_flag(arguments: tuple[int, ...], flag: str) -> None:
+def test_refused_plans_name_the_flag(arguments: tuple[Any, ...], flag: str) -> None:
     with pytest.raises(BenchError, match=flag):
         Plan(*arguments)
 

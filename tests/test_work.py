@@ -168,6 +168,24 @@ def test_subsets_smaller_than_a_batch(toy_data: Data) -> None:
         np.testing.assert_allclose(together[row], alone[0], atol=1e-5)
 
 
+def test_a_ground_truth_for_judging_only(tmp_path: Path) -> None:
+    """Every row judges: methods that fit are skipped with the reason, and the ceiling is there."""
+    options = Options("digits/logreg", ["random", "heldout"], models=60, repeats=3, judge_only=True, device="cpu")
+    board = run(options, out=str(tmp_path / "r"), quiet=True)
+    assert (board.rows.fit, board.rows.tune, board.rows.eval) == (0, 0, 60)
+    found = {row.name: row for row in board.methods}
+    assert found["heldout"].status == "skipped"
+    assert "fit rows" in str(found["heldout"].reason)
+    assert abs(found["random"].lds or 1) < 0.2
+    assert board.ceiling is not None
+    truth = GroundTruth.open(tmp_path / "r" / "ground-truth")
+    masks = truth.masks.reshape(20, 3, -1)
+    assert (masks == masks[:, :1]).all()
+    assert len(np.unique(masks[:, 0], axis=0)) == 20
+    with pytest.raises(BenchError, match="--models is 61: with --judge-only"):
+        run(replace(options, models=61), out=str(tmp_path / "s"), quiet=True)
+
+
 def test_several_alphas(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["digits/logreg", "--models", "20", "--device", "cpu", "--quiet"]
     family = tmp_path / "family"
