@@ -219,9 +219,10 @@ def test_stop(toy_data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
             taken[0] += len(args[-6])
             descend(*args)
 
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
+        with monkeypatch.context() as patch:
             patch.setattr(sgd, "descend", counted)
-            fused.train(MLP, toy_data.train_x, toy_data.train_y, 3, start, [order] * 4, _ThirdLook())
+            with pytest.raises(Stopped):
+                fused.train(MLP, toy_data.train_x, toy_data.train_y, 3, start, [order] * 4, _ThirdLook())
         return taken[0]
 
     assert steps_until_stop() == 2 * len(order)
