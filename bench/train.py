@@ -1,7 +1,8 @@
 """Train many subset models at once: parameters stacked `[models, n_parameters]`, one torch.func computation a step.
 
-On the CPU each thread trains a stack of its own with one torch thread: two threads that wait for each other inside
-every small operation lose to two that never meet, by far so on a busy machine.
+Dense models on a CPU go through compiled kernels instead (`bench.fused`), networks that do not stack through
+`bench.sequential`. On the CPU each thread trains a stack of its own with one torch thread: two threads that wait for
+each other inside every small operation lose to two that never meet, by far so on a busy machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import memory
+from bench import fused, memory
 from bench.datasets import Data
 from bench.errors import BenchError
 from bench.models import Flat, build, initialise, parameter_count
@@ -84,13 +85,15 @@ class Stopped(Exception):  # noqa: N818
 class Trainer:
     """A recipe and its data on a device: subsets and seeds in, parameters and margins out.
 
-    Threads may share it: each call builds its own module. Once `stop` is set, training raises `Stopped`.
+    Threads may share it: each call builds its own module. Once `stop` is set, training raises `Stopped`. Where `fused`
+    is False, dense models on a CPU train by torch as well, not in the compiled kernels of `bench.fused`.
     """
 
     recipe: Recipe
     data: Data
     device: torch.device
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
+    fused: bool = True
 
     def flat(self) -> Flat:
         """A module of the recipe's architecture, its parameters as one vector."""
@@ -153,6 +156,10 @@ class Trainer:
         threads = cpu_threads() if self.device.type == "cpu" else 1
         return max(1, memory.free(self.device) // (2 * threads * each))
 
+    @property
+    def _uses_kernels(self) -> bool:
+        return self.fused and fused.supports(self.recipe, self.device)
+
     def train(self, subsets: Sequence[NDArray[np.int64]], seeds: Sequence[np.random.SeedSequence]) -> Tensor:
         """Train one model per subset, all at once.
 
@@ -165,13 +172,18 @@ class Trainer:
             and seed alone; the other models in the stack change it by float rounding at most.
         """
         start, orders = [], []
+        flat = Flat(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
         for subset, seed in zip(subsets, seeds, strict=True):
             for_init, for_batches = _child(seed, 0), _child(seed, 1)
-            module = build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes)
-            initialise(module, int(for_init.generate_state(1, np.uint64)[0] >> 1))
-            start.append(Flat(module).vector())
+            initialise(flat.module, int(for_init.generate_state(1, np.uint64)[0] >> 1))
+            start.append(flat.vector())
             orders.append(subset[batch_order(len(subset), self.recipe, np.random.default_rng(for_batches))])
         made = torch.stack(start).to(self.device)
+        if self._uses_kernels:
+            data = self.data
+            return torch.from_numpy(
+                fused.train(self.recipe, data.train_x, data.train_y, data.n_classes, made.numpy(), orders, self.stop)
+            )
         widths = np.array([order.shape[1] for order in orders])  # they differ where a subset is less than one batch
         for width in np.unique(widths):
             group = np.flatnonzero(widths == width)
@@ -224,6 +236,8 @@ class Trainer:
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`."""
+        if self._uses_kernels:
+            return torch.from_numpy(fused.logits(self.recipe, parameters.numpy(), x.numpy(), self.data.n_classes))
         forward = torch.func.vmap(self.flat(), in_dims=(0, None))
         with torch.no_grad():
             return forward(parameters, x)

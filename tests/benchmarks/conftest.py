@@ -12,7 +12,10 @@ _RATES: dict[str, dict[str, float]] = {}
 
 @pytest.fixture
 def beside(benchmark: Any) -> Beside:
-    """`beside(way, n)`: this benchmark did `n` things a round in this way; its group's first way is the peer."""
+    """`beside(way, n)`: this benchmark did `n` things a round in this way; its group's first way is the peer.
+
+    A way named `floor` is the least time that there can be: the others are printed as shares of its rate.
+    """
 
     def note(way: str, things: float) -> None:
         rate = things / benchmark.stats.stats.median
@@ -30,4 +33,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(group)
         peer = next(iter(rates.values()))
         for way, rate in rates.items():
-            terminalreporter.line(f"  {way:<44}{rate:>12.1f}/s{rate / peer:>9.1f}×")
+            share = f"{rate / rates['floor']:>9.1%} of the floor's rate" if "floor" in rates else ""
+            terminalreporter.line(f"  {way:<44}{rate:>12.4g}/s{rate / peer:>9.3g}×{share}")
