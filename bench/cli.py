@@ -124,6 +124,11 @@ def _data(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--data-dir", metavar="DIR", help="where the datasets' files are (else $BENCH_DATA, else download)"
     )
+    made.add_argument(
+        "--allow-modified-data",
+        action="store_true",
+        help="take files that are not the published ones; store and tables say so, with the files' own hashes",
+    )
 
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
@@ -239,17 +244,12 @@ def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
+    from dataclasses import fields
+
     from bench.runner import Options
 
-    names = ("setting", "models", "repeats", "eval_subsets", "tune_rows", "alpha", "output", "seed", "device")
-    return Options(
-        **{name: getattr(given, name) for name in names},
-        methods=tuple(getattr(given, "method", ())),
-        data_dir=given.data_dir,
-        out=given.out,
-        quiet=given.quiet,
-        debug=given.debug,
-    )
+    taken = {field.name: getattr(given, field.name) for field in fields(Options) if hasattr(given, field.name)}
+    return Options(**taken, methods=tuple(getattr(given, "method", ())))
 
 
 def _check_names(given: argparse.Namespace) -> None:
@@ -327,7 +327,14 @@ def _attribute(given: argparse.Namespace) -> int:
         from bench import runner
 
         cost, notes = runner.attribute(
-            given.setting, given.method, Path(given.store), out, given.device, given.data_dir, given.quiet
+            given.setting,
+            given.method,
+            Path(given.store),
+            out,
+            given.device,
+            given.data_dir,
+            given.quiet,
+            given.allow_modified_data,
         )
     for note in notes:
         print(note, file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench import atomic, datasets, hashing, launch, methods, results
 from bench.errors import BenchError, InputError, MethodError, nearest
-from bench.files import Files, data_folders
+from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
 from bench.methods import Chosen
 from bench.progress import Progress
@@ -47,6 +47,7 @@ class Options:
     seed: int = 0
     device: str = "auto"
     data_dir: str | None = None
+    allow_modified_data: bool = False
     out: str | None = None
     quiet: bool = False
     debug: bool = False
@@ -126,7 +127,9 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = _load(setting, options.data_dir)
+    data = _load(setting, options.data_dir, options.allow_modified_data)
+    if stamped := stamp(data.origin):
+        progress.say(stamped)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -152,6 +155,8 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         ceiling=CeilingRow(judge.ceiling.lds, judge.ceiling.ci) if judge.ceiling else None,
         methods=results.ranked(rows),
         ground_truth={"path": store.name, "key": meta.key},
+        data=dict(data.origin),
+        modified_data=stamp(data.origin) is not None,
         versions=launch.versions(),
         hardware=launch.hardware(meta.identity.device),
     )
@@ -160,10 +165,13 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def _load(setting: Setting, data_dir: str | None) -> Data:
-    files = Files(data_folders(data_dir))
+def _load(setting: Setting, data_dir: str | None, allow_modified: bool) -> Data:
+    files = Files(data_folders(data_dir), allow_modified)
     try:
-        return setting.dataset.load(files)
+        data = setting.dataset.load(files)
+        if not isinstance(data, datasets.Data):
+            raise InputError(f"load must return a bench.datasets.Data, and it returned {type(data).__name__}")
+        return data
     except InputError as error:
         raise BenchError(f"{setting.dataset_name}: {error}") from error
     except BenchError:
@@ -261,13 +269,23 @@ def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1), worker
     setting = datasets.setting(options.setting)
     plan = options.plan
     atomic.writable_folder(store)
-    data = _load(setting, options.data_dir)
+    data = _load(setting, options.data_dir, options.allow_modified_data)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
-    return launch.make(request, store, Progress(quiet=options.quiet))
+    progress = Progress(quiet=options.quiet)
+    if stamped := stamp(data.origin):
+        progress.say(stamped)
+    return launch.make(request, store, progress)
 
 
 def attribute(
-    setting: str, method: str, store: Path, out: Path, device: str, data_dir: str | None, quiet: bool
+    setting: str,
+    method: str,
+    store: Path,
+    out: Path,
+    device: str,
+    data_dir: str | None,
+    quiet: bool,
+    allow_modified_data: bool = False,
 ) -> tuple[Cost, list[str]]:
     """Write one method's scores for a store to `out`.
 
@@ -279,7 +297,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = _load(made, data_dir)
+    data = _load(made, data_dir, allow_modified_data)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
@@ -293,7 +311,8 @@ def attribute(
         except (Exception, SystemExit) as error:
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
-    return cost, notes
+    stamped = stamp(data.origin)
+    return cost, [*notes, stamped] if stamped else notes
 
 
 def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_where_files_are_looked_for(tmp_path: Path, place: str) -> None:
     parts = synthetic()
     put(tmp_path / "second" / place, parts)
     found = Files((tmp_path / "first", tmp_path / "second")).find("mnist", "MNIST", md5(parts))
-    assert {path.parent.resolve() for path in found.values()} == {(tmp_path / "second" / place).resolve()}
+    assert {path.parent.resolve() for path in found.paths.values()} == {(tmp_path / "second" / place).resolve()}
 
 
 def test_the_first_folder_wins(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_the_first_folder_wins(tmp_path: Path) -> None:
     put(tmp_path / "a", parts)
     put(tmp_path / "b", parts)
     found = Files((tmp_path / "a", tmp_path / "b")).find("mnist", "MNIST", md5(parts))
-    assert {path.parent for path in found.values()} == {tmp_path / "a"}
+    assert {path.parent for path in found.paths.values()} == {tmp_path / "a"}
 
 
 def test_a_split_of_synthetic_files(tmp_path: Path) -> None:
