@@ -76,7 +76,7 @@ class Data:
             for name, array, dtype in ((f"{part}_x", x, "float32"), (f"{part}_y", y, "int64")):
                 found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
                 if found != dtype:
-                    raise InputError(f"{name} of a dataset must be a {dtype} array of numpy, and it is {found}")
+                    raise InputError(f"{name} of a dataset must be a {dtype} array, and it is {found}")
             if x.ndim < 2 or y.ndim != 1 or not len(x) == len(y) > 0 or not x.size:
                 raise InputError(f"{part}_x and {part}_y must have one row per example: {x.shape} and {y.shape}")
             if not 0 <= y.min() <= y.max() < self.n_classes:
@@ -86,7 +86,7 @@ class Data:
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             shapes = f"{self.train_x.shape[1:]} and {self.test_x.shape[1:]}"
             raise InputError(f"examples of train_x and test_x must have one shape: {shapes}")
-        told = self.origin.items() if isinstance(self.origin, Mapping) else [(self.origin,)]
+        told = self.origin.items() if isinstance(self.origin, Mapping) else [(None,)]
         if not all(isinstance(word, str) for item in told for word in item):
             raise InputError(f"origin of a dataset must be a dict of text to text, and it is {self.origin!r:.100}")
 

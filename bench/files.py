@@ -96,8 +96,8 @@ class Files:
                     raise BenchError(
                         f"{file} of {torchvision} is not in {self.folders[-1]} after its download: {_ADVICE}"
                     )
-        origin = {file: self._checked(found[file], md5[file]) for file in sorted(md5)}
-        return Found(found, origin)
+        origin = {file: self._checked(found[file], published) for file, published in md5.items()}
+        return Found(found, dict(sorted(origin.items())))
 
     def _checked(self, path: Path, published: str) -> str:
         digest = md5_of(path)

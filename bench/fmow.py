@@ -54,13 +54,14 @@ def find(files: Files) -> Path:
             f"fmow is not in {looked}, and WILDS, which downloads its 54 GB, is not installed: "
             f"pip install 'ldsbench[wilds]', or {advice}"
         ) from error
+    problem: object = "it left no table"
     try:
         wilds.get_dataset(dataset="fmow", root_dir=str(files.folders[-1]), download=True)
-    except Exception as error:
-        raise BenchError(f"fmow is not in {looked} and WILDS cannot bring it ({error}): {advice}") from error
+    except Exception as error:  # which may be about reading what it has brought: that is not needed of it
+        problem = error
     found = _look(files)
     if found is None:
-        raise BenchError(f"fmow is not in {files.folders[-1]} after WILDS' download: {advice}")
+        raise BenchError(f"fmow is not in {looked} and WILDS has not brought it ({problem}): {advice}")
     return found
 
 

@@ -43,7 +43,7 @@ class Cifar10(Dataset):
     models = {
         "resnet9": RESNET9,
         "airbench": AIRBENCH,
-        "cnn": Recipe(Architecture("cnn", (16, 32, 64)), epochs=15, batch_size=64, lr=0.05, weight_decay=5e-4),
+        "cnn": Recipe(Architecture("cnn", (16, 32, 64)), epochs=10, batch_size=32, lr=0.02, weight_decay=5e-4),
     }
 
     def __init__(self, n_train: int = 50_000, n_test: int = 10_000) -> None:

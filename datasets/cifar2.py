@@ -1,6 +1,6 @@
-"""CIFAR-2, the cats and dogs of CIFAR-10 in its order: 10,000 train / 2,000 test, 2 classes (python batches).
+"""CIFAR-2, the cats and dogs of CIFAR-10: 10,000 train / 2,000 test images, 2 classes (python batches).
 
-The binary task of TRAK (Park et al. 2023): cat is 0, dog is 1.
+The binary task of TRAK (Park et al. 2023), in CIFAR-10's order: cat is 0, dog is 1.
 """
 
 from bench import cifar

@@ -1,7 +1,8 @@
-"""FMoW of WILDS, the year 2012: about 21,400 train / 3,100 test satellite images of 224×224 pixels, 62 classes (54 GB).
+"""FMoW, the year 2012 of WILDS' version: satellite images of 224×224 pixels, 62 classes (54 GB to download).
 
-Christie et al. (2018), Koh et al. (2021); split as in the released datamodels (Ilyas et al. 2022). As float32 in memory
-all of it is 15 GB at 224 pixels, 3.7 GB with `size=112`, 1.2 GB with `size=64`. The recipe has not been run here.
+Christie et al. (2018), Koh et al. (2021); split as in the released datamodels (Ilyas et al. 2022), about 21,400 train /
+3,100 test. In memory, as float32, that is 15 GB at 224 pixels, 3.7 GB with `size=112`, 1.2 GB with `size=64`. No model
+has been trained by this recipe yet.
 """
 
 from bench import fmow

@@ -164,5 +164,5 @@ def test_wilds_downloads_what_is_missing(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "wilds", Wilds)
     assert load(tmp_path / "a").n_train == 3
     Wilds.brings = False
-    with pytest.raises(BenchError, match=r"not in .* after WILDS' download"):
+    with pytest.raises(BenchError, match=r"fmow is not in .* and WILDS has not brought it \(it left no table\)"):
         load(tmp_path / "b")
