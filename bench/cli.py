@@ -159,6 +159,11 @@ def _data(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--data-dir", metavar="DIR", help="where the datasets' files are (else $BENCH_DATA, else download)"
     )
+    made.add_argument(
+        "--allow-modified-data",
+        action="store_true",
+        help="take files that are not the published ones; store and tables say so, with the files' own hashes",
+    )
 
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
@@ -312,31 +317,13 @@ def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
 
 
 def _options(given: argparse.Namespace) -> Options:
+    from dataclasses import fields
+
     from bench.runner import Options
 
-    names = (
-        "setting",
-        "models",
-        "repeats",
-        "eval_subsets",
-        "tune_rows",
-        "output",
-        "seed",
-        "device",
-        "sampling",
-        "dtype",
-    )
-    alphas = _alphas(given.alpha)
-    return Options(
-        **{name: getattr(given, name) for name in names},
-        alpha=alphas[0],
-        keep=_words(getattr(given, "keep", "")),
-        methods=tuple(getattr(given, "method", ())),
-        data_dir=given.data_dir,
-        out=given.out,
-        quiet=given.quiet,
-        debug=given.debug,
-    )
+    taken = {field.name: getattr(given, field.name) for field in fields(Options) if hasattr(given, field.name)}
+    taken |= {"alpha": _alphas(given.alpha)[0], "keep": _words(getattr(given, "keep", ""))}
+    return Options(**taken, methods=tuple(getattr(given, "method", ())))
 
 
 def _words(text: str) -> Any:
@@ -446,7 +433,7 @@ def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
         if getattr(given, name) is None:
             raise BenchError(f"--{other} needs --{name}" if getattr(given, other) else "--worker-args needs --worker")
     usual = parser().parse_args(["train", "x", "--out", "x"])
-    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir"):
+    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir", "allow_modified_data"):
         if getattr(given, name) != getattr(usual, name):
             raise BenchError(
                 f"--{name.replace('_', '-')} does not go with --worker: the spec and the worker say what is made"
@@ -490,7 +477,14 @@ def _attribute(given: argparse.Namespace) -> int:
         from bench import runner
 
         cost, notes = runner.attribute(
-            given.setting, given.method, Path(given.store), out, given.device, given.data_dir, given.quiet
+            given.setting,
+            given.method,
+            Path(given.store),
+            out,
+            given.device,
+            given.data_dir,
+            given.quiet,
+            given.allow_modified_data,
         )
     for note in notes:
         print(note, file=sys.stderr)
@@ -558,7 +552,7 @@ def _recipe(given: argparse.Namespace) -> int:
         setting = datasets.setting(given.setting)
         recipe = setting.recipe
         if given.measure is not None:
-            data = runner.load(setting, given.data_dir)
+            data = runner.load(setting, given.data_dir, given.allow_modified_data)
             recipe = replace(recipe, evidence=evidence.measure(setting, data, given.measure, given.device))
     print(setting.name)
     for word, text in evidence.lines(recipe):
@@ -576,7 +570,9 @@ def _verify(given: argparse.Namespace) -> int:
         with _results_only():
             from bench import runner
 
-            wrong, retrained = runner.verify(folder, given.retrain, given.setting, given.device, given.data_dir)
+            wrong, retrained = runner.verify(
+                folder, given.retrain, given.setting, given.device, given.data_dir, given.allow_modified_data
+            )
         for sentence in wrong:
             print(sentence)
         print(f"{folder}: {retrained}", file=sys.stderr)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import _plugins
 from bench.errors import BenchError, InputError, nearest
-from bench.recipes import Architecture, Recipe
+from bench.recipes import Architecture, Augmentation, Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
     from bench.files import Files
 
-__all__ = ["Architecture", "Data", "Dataset", "Recipe", "Setting", "check", "names", "setting", "settings"]
+__all__ = [
+    "Architecture",
+    "Augmentation",
+    "Data",
+    "Dataset",
+    "Recipe",
+    "Setting",
+    "check",
+    "names",
+    "setting",
+    "settings",
+]
 
 __path__ = _plugins.search_path("datasets")
 
@@ -59,12 +70,14 @@ class Data:
         """
         import numpy as np
 
+        if not isinstance(self.n_classes, int) or self.n_classes < 2:
+            raise InputError(f"n_classes of a dataset must be an integer from 2 on, and it is {self.n_classes!r}")
         for part, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
             for name, array, dtype in ((f"{part}_x", x, "float32"), (f"{part}_y", y, "int64")):
-                if getattr(array, "dtype", None) != dtype:
-                    found = getattr(array, "dtype", type(array).__name__)
+                found = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                if found != dtype:
                     raise InputError(f"{name} of a dataset must be a {dtype} array, and it is {found}")
-            if y.ndim != 1 or not len(x) == len(y) > 0:
+            if x.ndim < 2 or y.ndim != 1 or not len(x) == len(y) > 0 or not x.size:
                 raise InputError(f"{part}_x and {part}_y must have one row per example: {x.shape} and {y.shape}")
             if not 0 <= y.min() <= y.max() < self.n_classes:
                 raise InputError(f"{part}_y must be in 0 … {self.n_classes - 1}: it is in {y.min()} … {y.max()}")
@@ -73,6 +86,9 @@ class Data:
         if self.train_x.shape[1:] != self.test_x.shape[1:]:
             shapes = f"{self.train_x.shape[1:]} and {self.test_x.shape[1:]}"
             raise InputError(f"examples of train_x and test_x must have one shape: {shapes}")
+        told = self.origin.items() if isinstance(self.origin, Mapping) else [(None,)]
+        if not all(isinstance(word, str) for item in told for word in item):
+            raise InputError(f"origin of a dataset must be a dict of text to text, and it is {self.origin!r:.100}")
 
     @property
     def n_train(self) -> int:
@@ -157,6 +173,8 @@ def setting(spec: str) -> Setting:
     models = getattr(cls, "models", {})
     if model not in models:
         raise _no_model(name, model, list(models))
+    if not isinstance(models[model], Recipe):
+        raise BenchError(f"the dataset {name}: its model {model!r} must be a Recipe, and it is {models[model]!r:.100}")
     built = _plugins.construct(cls, f"the dataset {name}", arguments)
     return Setting(_plugins.short(name), model, built.made, built.parameters, models[model], built.changed)
 

@@ -60,11 +60,11 @@ def read_split(
     """
     from bench.datasets import Data
 
-    paths = files.find(name, torchvision, md5)
+    found = files.find(name, torchvision, md5)
 
     def part(prefix: str, what: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        images = read(paths[f"{prefix}-images-idx3-ubyte.gz"])
-        labels = read(paths[f"{prefix}-labels-idx1-ubyte.gz"])
+        images = read(found.paths[f"{prefix}-images-idx3-ubyte.gz"])
+        labels = read(found.paths[f"{prefix}-labels-idx1-ubyte.gz"])
         if not 1 <= n <= len(images):
             raise BenchError(f"{name}: {what} is {n}, and there are {len(images)} images: take 1 to {len(images)}")
         x = ((images[:n] / np.float32(255) - np.float32(mean)) / np.float32(std)).astype(np.float32)
@@ -72,4 +72,4 @@ def read_split(
 
     train_x, train_y = part("train", "n_train", n_train)
     test_x, test_y = part("t10k", "n_test", n_test)
-    return Data(train_x, train_y, test_x, test_y, 10, {file: f"md5 {md5[file]}" for file in sorted(md5)})
+    return Data(train_x, train_y, test_x, test_y, 10, found.origin)

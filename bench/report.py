@@ -23,7 +23,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-.r { text-align: right; } .soft, figcaption { color: var(--soft); } .failed td { color: #dc2626; }
+.r { text-align: right; } .soft, figcaption { color: var(--soft); } .failed td, .stamp { color: #dc2626; }
 figure { margin: 2rem 0; overflow-x: auto; } svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); }
 """
@@ -44,7 +44,7 @@ def html(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(board.setting)}: attribution methods by LDS</title><style>{_STYLE}</style></head><body>
 <h1>{escape(board.setting)}</h1>
-<p>{escape(caption)}</p>
+<p>{escape(caption)}</p>{"".join(f'<p class="stamp">{escape(text)}</p>' for text in tables.stamps(board))}
 <p class="soft">The LDS of a method is Spearman's rank correlation, over held-out training subsets, between the sum of
 its scores over the subset and the margin of the model trained on it, averaged over targets.</p>
 {_table(board)}

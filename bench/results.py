@@ -84,6 +84,8 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
         methods: best first, then those that were skipped or failed.
         ground_truth: the store's folder, relative to the leaderboard's, and its key.
         versions, hardware: what it ran on.
+        data: what the examples were read from: file names and their checksums.
+        modified_data: whether any of it is not as published; tables then say so.
     """
 
     schema: int = SCHEMA
@@ -100,6 +102,8 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     ground_truth: dict[str, str]
     versions: dict[str, str]
     hardware: dict[str, str]
+    data: dict[str, str] = {}
+    modified_data: bool = False
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method, in order; costs and interval ends as columns."""

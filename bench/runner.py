@@ -16,7 +16,7 @@ import numpy as np
 from bench import atomic, datasets, external, hashing, launch, methods, results, status
 from bench import store as stores
 from bench.errors import BenchError, InputError, MethodError, nearest
-from bench.files import Files, data_folders
+from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
 from bench.methods import Chosen
 from bench.progress import Progress
@@ -52,6 +52,7 @@ class Options:
     seed: int = 0
     device: str = "auto"
     data_dir: str | None = None
+    allow_modified_data: bool = False
     out: str | None = None
     quiet: bool = False
     debug: bool = False
@@ -160,7 +161,9 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = load(setting, options.data_dir)
+    data = load(setting, options.data_dir, options.allow_modified_data)
+    if stamped := stamp(data.origin):
+        progress.say(stamped)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -187,6 +190,8 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         ceiling=CeilingRow(judge.ceiling.lds, judge.ceiling.ci) if judge.ceiling else None,
         methods=results.ranked(rows),
         ground_truth={"path": store.name, "key": meta.key},
+        data=dict(data.origin),
+        modified_data=stamp(data.origin) is not None,
         versions=launch.versions(),
         hardware=launch.hardware(meta.identity.device),
     )
@@ -195,15 +200,18 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def load(setting: Setting, data_dir: str | None) -> Data:
+def load(setting: Setting, data_dir: str | None, allow_modified: bool) -> Data:
     """The setting's examples.
 
     Raises:
         BenchError: files are missing or damaged, or the dataset's own code fails or returns what cannot be trained on.
     """
-    files = Files(data_folders(data_dir))
+    files = Files(data_folders(data_dir), allow_modified)
     try:
-        return setting.dataset.load(files)
+        data = setting.dataset.load(files)
+        if not isinstance(data, datasets.Data):
+            raise InputError(f"load must return a bench.datasets.Data, and it returned {type(data).__name__}")
+        return data
     except InputError as error:
         raise BenchError(f"{setting.dataset_name}: {error}") from error
     except BenchError:
@@ -307,16 +315,20 @@ def train(
     options.check()
     setting = datasets.setting(options.setting)
     plan = options.plan
-    data = load(setting, options.data_dir)
+    data = load(setting, options.data_dir, options.allow_modified_data)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
     requests = [(replace(request, alpha=alpha), folder) for alpha, folder in family(store, alphas)]
     for one, _ in requests:
         launch.check(one)
     progress = Progress(quiet=options.quiet)
+    if stamped := stamp(data.origin):
+        progress.say(stamped)
     return [launch.make(one, folder, progress) for one, folder in requests or [(request, store)]]
 
 
-def verify(store: Path, count: int, setting: str | None, device: str, data_dir: str | None) -> tuple[list[str], str]:
+def verify(
+    store: Path, count: int, setting: str | None, device: str, data_dir: str | None, allow_modified_data: bool = False
+) -> tuple[list[str], str]:
     """Everything that is wrong with a store, as sentences, and what was done about its rows, as another.
 
     Args:
@@ -325,6 +337,7 @@ def verify(store: Path, count: int, setting: str | None, device: str, data_dir: 
         setting: what to train them by; by default the setting that the store names.
         device: where to.
         data_dir: where the dataset's files are.
+        allow_modified_data: whether they may be other than the published ones.
 
     Raises:
         BenchError: it is not a store that was made here, or `count` is negative.
@@ -340,7 +353,7 @@ def verify(store: Path, count: int, setting: str | None, device: str, data_dir: 
     truth = GroundTruth.open(store)
     try:
         made = datasets.setting(setting or status.setting_of(truth))
-        found = status.retrain(truth, made, load(made, data_dir), count, device)
+        found = status.retrain(truth, made, load(made, data_dir, allow_modified_data), count, device)
     except BenchError as error:
         hint = "" if setting else "; --setting names another, such as a file's"
         return wrong, f"no row was trained again: {error}{hint}"
@@ -356,7 +369,14 @@ def family(store: Path, alphas: Sequence[float]) -> list[tuple[float, Path]]:
 
 
 def attribute(
-    setting: str, method: str, store: Path, out: Path, device: str, data_dir: str | None, quiet: bool
+    setting: str,
+    method: str,
+    store: Path,
+    out: Path,
+    device: str,
+    data_dir: str | None,
+    quiet: bool,
+    allow_modified_data: bool = False,
 ) -> tuple[Cost, list[str]]:
     """Write one method's scores for a store to `out`.
 
@@ -368,7 +388,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = load(made, data_dir)
+    data = load(made, data_dir, allow_modified_data)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
@@ -382,7 +402,8 @@ def attribute(
         except (Exception, SystemExit) as error:
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
-    return cost, notes
+    stamped = stamp(data.origin)
+    return cost, [*notes, stamped] if stamped else notes
 
 
 def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bench import files
+
 if TYPE_CHECKING:
     from bench.results import Leaderboard, Row
 
@@ -61,6 +63,11 @@ def caption(board: Leaderboard) -> list[str]:
     return lines
 
 
+def stamps(board: Leaderboard) -> list[str]:
+    """What must stand above the table where the data are not the published ones."""
+    return [files.stamp(board.data) or f"data: {files.NOT_PUBLISHED} files"] if board.modified_data else []
+
+
 def footnotes(board: Leaderboard) -> list[str]:
     """What a reader of the table must know of single rows; what holds for several is said once."""
     said: dict[str, list[str]] = {}
@@ -99,7 +106,7 @@ def plain(board: Leaderboard) -> str:
         ).rstrip()
         for line in table
     ]
-    return "\n".join([*caption(board), "", *lines, *_spaced(footnotes(board))]) + "\n"
+    return "\n".join([*caption(board), *stamps(board), "", *lines, *_spaced(footnotes(board))]) + "\n"
 
 
 def markdown(board: Leaderboard) -> str:
@@ -108,7 +115,7 @@ def markdown(board: Leaderboard) -> str:
     table = [HEADER, align, *(cells(row) for row in board.methods)]
     lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in table]
     notes = [f"- {note}" for note in footnotes(board)]
-    return "\n".join([" ".join(caption(board)), "", *lines, *_spaced(notes)]) + "\n"
+    return "\n".join([" ".join(caption(board)), *_spaced(stamps(board)), "", *lines, *_spaced(notes)]) + "\n"
 
 
 def _spaced(lines: list[str]) -> list[str]:
@@ -137,4 +144,6 @@ def show(board: Leaderboard) -> None:
     console = Console()
     for line in caption(board):
         console.print(line, highlight=False, markup=False)
+    for line in stamps(board):
+        console.print(line, style="bold yellow", highlight=False, markup=False)
     console.print(table)

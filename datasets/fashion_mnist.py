@@ -19,6 +19,7 @@ MEAN, STD = 0.2860, 0.3530  # of all 60,000 training images
 class FashionMnist(Dataset):
     models = {
         "mlp": Recipe(Architecture("mlp", (128,)), epochs=15, batch_size=64, lr=0.05, weight_decay=5e-4),
+        "cnn": Recipe(Architecture("cnn", (16, 32), (1, 28, 28)), epochs=8, batch_size=32, lr=0.03, weight_decay=5e-4),
     }
 
     def __init__(self, n_train: int = 5000, n_test: int = 500) -> None:

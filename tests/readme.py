@@ -58,13 +58,14 @@ def what_there_is() -> str:
     return "\n".join([*lines, "```", ""])
 
 
-def example() -> str:
-    return f"```python\n{(ROOT / 'tests' / 'examples' / 'similarity.py').read_text('utf-8')}```\n"
+def example(name: str) -> str:
+    return f"```python\n{(ROOT / 'tests' / 'examples' / name).read_text('utf-8')}```\n"
 
 
 PARTS = {
     "leaderboard": leaderboard,
-    "example": example,
+    "example": lambda: example("similarity.py"),
+    "dataset": lambda: example("rings.py"),
     "list": what_there_is,
     "published": against_published,
 }

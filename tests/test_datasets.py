@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench import datasets, idx
+from bench.cli import main
 from bench.datasets import Data, Dataset
 from bench.errors import BenchError, InputError
-from bench.files import Files, cache_folder, data_folders
+from bench.files import Files, cache_folder, data_folders, stamp
 
 COUNTS = {  # of the first 5,000 training and 500 test labels
     "mnist": ([479, 563, 488, 493, 535, 434, 501, 550, 462, 495], [42, 67, 55, 45, 55, 50, 43, 49, 40, 54]),
@@ -152,7 +154,7 @@ def test_where_files_are_looked_for(tmp_path: Path, place: str) -> None:
     parts = synthetic()
     put(tmp_path / "second" / place, parts)
     found = Files((tmp_path / "first", tmp_path / "second")).find("mnist", "MNIST", md5(parts))
-    assert {path.parent.resolve() for path in found.values()} == {(tmp_path / "second" / place).resolve()}
+    assert {path.parent.resolve() for path in found.paths.values()} == {(tmp_path / "second" / place).resolve()}
 
 
 def test_the_first_folder_wins(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_the_first_folder_wins(tmp_path: Path) -> None:
     put(tmp_path / "a", parts)
     put(tmp_path / "b", parts)
     found = Files((tmp_path / "a", tmp_path / "b")).find("mnist", "MNIST", md5(parts))
-    assert {path.parent for path in found.values()} == {tmp_path / "a"}
+    assert {path.parent for path in found.paths.values()} == {tmp_path / "a"}
 
 
 def test_a_split_of_synthetic_files(tmp_path: Path) -> None:
@@ -314,3 +316,105 @@ def test_large_finite_values_are_allowed() -> None:
 def test_a_dataset_must_say_how_it_loads() -> None:
     with pytest.raises(TypeError, match="load"):
         type("Lazy", (Dataset,), {"models": {}})()
+
+
+WHOLE = "Data(x[:40], y[:40], x[40:], y[40:], 3, {'made by': 'the tests'})"
+WRONG = {
+    "None": ("None", "load must return a bench.datasets.Data, and it returned NoneType"),
+    "a tuple": ("(x[:40], y[:40], x[40:], y[40:])", "load must return a bench.datasets.Data, and it returned tuple"),
+    "float64": ("x[:40]", "x[:40].astype(float)", "train_x .* must be a float32 array, and it is float64"),
+    "a list": ("x[:40]", "x[:40].tolist()", "train_x of a dataset must be a float32 array, and it is list"),
+    "a tensor": ("x[:40]", "__import__('torch').from_numpy(x[:40])", "train_x .* it is Tensor"),
+    "a frame": ("x[:40]", "__import__('pandas').DataFrame(x[:40])", "train_x .* it is DataFrame"),
+    "int32 labels": ("y[40:]", "y[40:].astype(np.int32)", "test_y .* must be a int64 array, and it is int32"),
+    "one number each": ("x[:40]", "x[:40, 0]", "one row per example"),
+    "no features": ("x[:40]", "x[:40, :0]", "one row per example"),
+    "no targets": ("x[40:], y[40:]", "x[50:], y[50:]", "test_x and test_y must have one row per example"),
+    "few labels": ("y[:40]", "y[:39]", "train_x and train_y must have one row per example"),
+    "one-hot labels": ("y[:40]", "np.eye(3, dtype=np.int64)[y[:40]]", "train_x and train_y must have one row"),
+    "NaN": ("x[:40]", "x[:40] * np.float32('nan')", "train_x has values that are NaN or infinite"),
+    "infinite": ("x[40:]", "x[40:] * np.float32('inf')", "test_x has values that are NaN or infinite"),
+    "label 3": ("y[:40]", "y[:40] + 1", "train_y must be in 0 … 2: it is in 1 … 3"),
+    "label -1": ("y[40:]", "y[40:] - 1", "test_y must be in 0 … 2"),
+    "other features": ("x[40:]", "x[40:, :2]", r"must have one shape: \(5,\) and \(2,\)"),
+    "no classes": (", 3,", ", None,", "n_classes of a dataset must be an integer from 2 on, and it is None"),
+    "one class": (", 3,", ", 1,", "n_classes of a dataset must be an integer from 2 on, and it is 1"),
+    "classes as text": (", 3,", ", '3',", "n_classes of a dataset must be an integer from 2 on, and it is '3'"),
+    "origin of numbers": ("'the tests'", "7", "origin of a dataset must be a dict of text to text"),
+    "origin as text": ("{'made by': 'the tests'}", "'the tests'", "origin of a dataset must be a dict"),
+    "too many arguments": ("3, {", "3, 4, {", "cannot be loaded: TypeError"),
+    "an error": ("Data(", "1 / 0 * Data(", "cannot be loaded: ZeroDivisionError: division by zero"),
+}
+
+
+def own(folder: Path, returned: str) -> Path:
+    """A user's dataset file that returns `returned`."""
+    path = folder / "own.py"
+    path.write_text(
+        "import numpy as np\n"
+        "from bench.datasets import Architecture, Data, Dataset, Recipe\n"
+        "class Own(Dataset):\n"
+        "    models = {'logreg': Recipe(Architecture('logreg'), 1, 8, 0.1), 'none': 'a recipe'}\n"
+        "    def load(self, files):\n"
+        "        rng = np.random.default_rng(7)\n"
+        "        x, y = rng.standard_normal((50, 5)).astype(np.float32), np.arange(50) % 3\n"
+        f"        return {returned}\n"
+    )
+    return path
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    assert main(train(own(folder, WHOLE), folder / "store")) == 0
+    return folder
+
+
+def train(path: Path, store: Path, model: str = "logreg") -> list[str]:
+    return ["train", f"{path}/{model}", "--models", "15", "--device", "cpu", "--quiet", "--out", str(store)]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_dataset_is_one_sentence_and_the_store_is_untouched(
+    own_store: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    *changes, reason = WRONG[name]
+    returned = changes[0] if len(changes) == 1 else WHOLE.replace(changes[0], changes[1])
+    before = content(own_store / "store")
+    assert main(train(own(own_store, returned), own_store / "store")) == 2
+    said = capsys.readouterr().err
+    assert re.search(reason, said), said
+    assert said.startswith("bench: ")
+    assert said.count("\n") == 1
+    assert "own" in said
+    assert content(own_store / "store") == before
+    assert main(train(own(own_store, WHOLE), own_store / "store")) == 0
+    assert content(own_store / "store") == before
+
+
+def test_a_model_without_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(train(own(tmp_path, WHOLE), tmp_path / "store", "none")) == 2
+    assert "its model 'none' must be a Recipe, and it is 'a recipe'" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_modified_idx_files_are_taken_with_the_flag(tmp_path: Path) -> None:
+    parts = synthetic()
+    put(tmp_path, parts)
+    dataset = datasets.setting("fashion-mnist/cnn:n_train=20,n_test=5").dataset
+    with pytest.raises(BenchError, match=r"not the published file: its md5 is .* or add --allow-modified-data"):
+        dataset.load(Files((tmp_path,)))
+    data = dataset.load(Files((tmp_path,), allow_modified=True))
+    assert data.origin == {name: f"md5 {digest} (not the published file)" for name, digest in md5(parts).items()}
+    assert (
+        stamp(data.origin)
+        == "data: not the published files ("
+        + ", ".join(f"{name} md5 {md5(parts)[name]}" for name in sorted(parts))
+        + ")"
+    )
+    published = idx.read_split(Files((tmp_path,)), "mnist", "MNIST", md5(parts), 20, 12, 0.25, 0.5)
+    assert stamp(published.origin) is None

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_commands_in_the_readme_parse() -> None:
     assert len(commands) >= 4
     for command in commands:
         parser().parse_args(command.split())
+
+
+def test_example_dataset_runs_by_path_and_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench
+
+    examples = ROOT / "tests" / "examples"
+    where: dict[str, Any] = {"models": 30, "methods": "heldout", "device": "cpu", "quiet": True}
+    by_path = bench.run(setting=f"{examples}/rings.py/mlp:n_train=60", out=str(tmp_path / "a"), **where)
+    monkeypatch.setenv("BENCH_DATASETS", str(examples))
+    by_name = bench.run(setting="rings/mlp:n_train=60", out=str(tmp_path / "b"), **where)
+    assert by_path.setting == by_name.setting == "rings/mlp:n_train=60"
+    assert by_path.methods[0].lds == by_name.methods[0].lds is not None
+    assert by_path.data == {"made by": "rings.py"}
 
 
 def test_example_method_runs(tmp_path: Path) -> None:
