@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bench import shards
 from bench.errors import BenchError, MethodError, nearest
 
 if TYPE_CHECKING:
@@ -130,9 +131,7 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("train", help="make a ground-truth store, or go on with one")
     made.add_argument("setting", help="dataset/model[:key=value,…]")
     _training(made, "--out", "folder of the store", required=True)
-    made.add_argument(
-        "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
-    )
+    shards.flags(made)
     made.add_argument("--workers", type=int, metavar="K", help="blocks trained at once on a CPU (one per core)")
     return made
 
@@ -295,25 +294,25 @@ def _train(given: argparse.Namespace) -> int:
     from pathlib import Path
 
     _check_names(given)
-    shard = _shard(given.shard)
+    shard, array = shards.asked(given)
     if given.workers is not None and given.workers < 1:
         raise BenchError(f"--workers is {given.workers}: it takes at least one")
     with _results_only():
-        from bench import runner
+        if array is not None:
+            from bench import cluster
 
-        meta = runner.train(_options(given), Path(given.out), shard, given.workers)
-    if meta is None:
+            meta = cluster.train(_options(given), Path(given.out), array, given.workers)
+        else:
+            from bench import runner
+
+            meta = runner.train(_options(given), Path(given.out), shard, given.workers)
+    if meta is None and array is not None:
+        print(f"{given.out}: submitted; the same command without --slurm-detach waits for the jobs and gathers")
+    elif meta is None:
         print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     else:
         print(f"{given.out}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {meta.identity.setting}")
     return 0
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise BenchError(f"--shard is {text!r}: write i/n with 0 ≤ i < n, such as 0/4")
-    return int(i), int(n)
 
 
 def _attribute(given: argparse.Namespace) -> int:

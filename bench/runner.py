@@ -126,7 +126,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -160,7 +160,12 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def _load(setting: Setting, data_dir: str | None) -> Data:
+def load(setting: Setting, data_dir: str | None) -> Data:
+    """The examples of a setting.
+
+    Raises:
+        BenchError: its files are missing or damaged, or its `load` fails.
+    """
     files = Files(data_folders(data_dir))
     try:
         return setting.dataset.load(files)
@@ -261,7 +266,7 @@ def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1), worker
     setting = datasets.setting(options.setting)
     plan = options.plan
     atomic.writable_folder(store)
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
     return launch.make(request, store, Progress(quiet=options.quiet))
 
@@ -279,7 +284,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = _load(made, data_dir)
+    data = load(made, data_dir)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
