@@ -138,6 +138,7 @@ class _Jobs:
         self.waiting: list[int] = []
         self.running: dict[int, submitit.Job[None]] = {}
         self.failed: list[str] = []
+        self._alive: set[str] = set()  # jobs that may hold a place: some end a while after their result is there
         self._gone: dict[int, float] = {}  # since when a job is not in the queue any more
         self._deaths: Counter[int] = Counter()
         self._left: dict[int, int] = {}
@@ -196,6 +197,7 @@ class _Jobs:
                 f"wait for them, or end them by scancel {ids}"
             )
         self.running = {shard: submit.taken_up(self.logs, name) for shard, name in alive.items()}
+        self._alive.update(alive.values())
         self.progress.say(f"{len(alive)} jobs that were submitted before are still in the queue")
 
     def submit(self) -> None:
@@ -204,14 +206,16 @@ class _Jobs:
         Raises:
             BenchError: the cluster refuses.
         """
-        whole = not self.running and (self.slurm or self.array.detach)
-        shards = self.waiting if whole else self.waiting[: max(0, self.array.parallelism - len(self.running))]
+        busy = len(self._alive if self.slurm else self.running)
+        whole = not busy and (self.slurm or self.array.detach)
+        shards = self.waiting if whole else self.waiting[: max(0, self.array.parallelism - busy)]
         if not shards:
             return
         options, folder, (_, n), workers = self.call
         calls = [(options, folder, (shard, n), workers) for shard in shards]
         made = submit.submit(self.array, self.logs, calls)
         self.running.update(zip(shards, made, strict=True))
+        self._alive.update(job.job_id for job in made)
         self.waiting = [shard for shard in self.waiting if shard not in self.running]
         self._record()
         ids = ", ".join(submit.arrays(made))
@@ -306,6 +310,7 @@ class _Jobs:
         pause = min(_LONGEST_POLL_S, max(_POLL_S, (time.monotonic() - self._began) / 20))
         if time.monotonic() - self._asked < pause or not self._ask():
             return
+        self._alive = {name for name in self._alive if not submit.is_over(self._queue.get(name))}
         for shard, job in self.running.items():
             if submit.is_over(self._queue.get(job.job_id)):
                 self._gone.setdefault(shard, time.monotonic())
