@@ -269,13 +269,17 @@ class _Jobs:
         if not ended:
             return
         left = None
-        for shard, state in ended.items():
-            job = self.running.pop(shard)
+        for shard, how in ended.items():
+            state, job = how, self.running.pop(shard)
             self._gone.pop(shard, None)
             if job.paths.result_pickle.exists():
-                if (reason := submit.error_of(job)) is not None:
+                reason = submit.error_of(job)
+                if reason is None:
+                    continue
+                if not reason.startswith(submit.TIMED_OUT):
                     self._fail(f"{self.name(shard)} failed in job {job.job_id}: {reason}", job)
-                continue
+                    continue
+                state = "TIMEOUT"
             left = self.missing() if left is None else left
             if shard in left:
                 self._died(shard, job, state, left[shard])

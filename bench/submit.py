@@ -30,6 +30,7 @@ Call = tuple[dict[str, Any], str, tuple[int, int], int | None]  # the arguments 
 _TIMEOUT_MIN = 240  # submitit's own, 5 minutes, is short for a shard; one that reaches it goes on in another job
 _ANSWER_S = 60.0  # what a busy scheduler may take
 _END_S = 15.0  # what a process may take to stop
+TIMED_OUT = "submitit.core.utils.UncompletedJobError: "  # raised where the signal comes before `train_shard`
 _ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -38,15 +39,15 @@ _ENDED = {
 
 def train_shard(options: dict[str, Any], folder: str, shard: tuple[int, int], workers: int | None) -> None:
     """What one job does: `bench train --shard i/n`. Its arguments are plain values: nobody's classes are pickled."""
-    from bench import runner
-
-    if "SLURM_JOB_ID" in os.environ:
-        cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
-        workers = workers or (int(cores) if cores else None)  # not every cluster confines a job to its cores
     # submitit has a job outlive SIGTERM, and raise shortly before its time is up. Here scancel is to end it in order,
     # and in its last minute it may well finish a block.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    from bench import runner  # which takes a while
+
+    if "SLURM_JOB_ID" in os.environ:
+        cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
+        workers = workers or (int(cores) if cores else None)  # not every cluster confines a job to its cores
     runner.train(runner.Options(**options), Path(folder), shard, workers)
 
 

@@ -296,6 +296,24 @@ def test_jobs_that_die_after_a_block_go_on(tmp_path: Path, options: Options, fak
     assert fake.arrays == [[0]] * 4
 
 
+def test_a_signal_before_the_shard_began_is_no_failure(
+    tmp_path: Path, options: Options, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit raises where its signal of the time limit comes while the job is still importing."""
+    from submitit.core.utils import UncompletedJobError
+
+    told = [f"{UncompletedJobError.__module__}.UncompletedJobError: Job not requeued because: timed-out.", None]
+    monkeypatch.setattr(submit, "error_of", lambda _: told.pop(0))
+
+    def with_result(name: str, call: submit.Call) -> str:
+        (tmp_path / "s" / "slurm" / f"{name}_0_result.pkl").touch()
+        return fake.run(call) if name == "2_0" else "COMPLETED"
+
+    fake.fate = with_result
+    assert cluster.train(options, tmp_path / "s", Array(1)) is not None
+    assert fake.arrays == [[0], [0]]
+
+
 def test_resubmission_keeps_to_the_limit(tmp_path: Path, options: Options, fake: Fake) -> None:
     """The first array is the scheduler's to hold back; what comes after waits for room."""
     died: set[int] = set()
