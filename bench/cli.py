@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from bench import shards
 from bench.errors import BenchError, MethodError, nearest
 
 if TYPE_CHECKING:
@@ -179,9 +180,7 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
         metavar="ARRAY,…",
         help="what to keep besides margins: logits, train_margins, correct, train_correct",
     )
-    made.add_argument(
-        "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
-    )
+    shards.flags(made)
     made.add_argument(
         "--workers",
         type=int,
@@ -377,6 +376,7 @@ def _print_json(value: Any) -> None:
 
 
 def _train(given: argparse.Namespace) -> int:
+    from dataclasses import replace
     from pathlib import Path
 
     if given.status is not None:
@@ -388,17 +388,30 @@ def _train(given: argparse.Namespace) -> int:
         raise BenchError("--out is missing: name the folder of the store")
     if not external:
         _check_names(given)
-    shard = _shard(given.shard)
+    shard, array = shards.asked(given)
     if given.workers is not None and given.workers < 1:
         raise BenchError(f"--workers is {given.workers}: it takes at least one")
+    if external and array is not None:
+        raise BenchError("--slurm and --worker are both given: submit `bench train --worker … --shard i/n` by yourself")
     if external:
         return _train_external(given, shard)
-    alphas = _alphas(given.alpha)
+    alphas, options = _alphas(given.alpha), _options(given)
     with _results_only():
         from bench import runner
 
-        found = runner.train(_options(given), Path(given.out), shard, given.workers, alphas if len(alphas) > 1 else ())
+        if array is None:
+            found = runner.train(options, Path(given.out), shard, given.workers, alphas if len(alphas) > 1 else ())
+        else:
+            from bench import cluster
+
+            members = runner.family(Path(given.out), alphas) if len(alphas) > 1 else [(alphas[0], Path(given.out))]
+            found = [
+                cluster.train(replace(options, alpha=alpha), folder, array, given.workers) for alpha, folder in members
+            ]
     for meta in found:
+        if meta is None and array is not None:
+            print(f"{given.out}: submitted; the same command without --slurm-detach waits for the jobs and gathers")
+            continue
         if meta is None:
             print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
             continue
@@ -457,13 +470,6 @@ def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
     else:
         print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     return 0
-
-
-def _shard(text: str) -> tuple[int, int]:
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise BenchError(f"--shard is {text!r}: write i/n with 0 ≤ i < n, such as 0/4")
-    return int(i), int(n)
 
 
 def _attribute(given: argparse.Namespace) -> int:

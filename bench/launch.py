@@ -177,7 +177,7 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     if folder.name in ("", ".."):
         folder = folder.resolve()  # it needs a name to be set aside under another
     atomic.writable_folder(folder)
-    _claim(folder, who, progress)
+    claim(folder, who, progress)
     atomic.writable_folder(folder / "blocks")
     written = msgspec.json.format(msgspec.json.encode(who)) + b"\n"
     path = folder / "identity.json"
@@ -227,7 +227,12 @@ def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
     return None if damage else old
 
 
-def _claim(folder: Path, who: Identity, progress: Progress) -> None:
+def claim(folder: Path, who: Identity, progress: Progress) -> None:
+    """Make sure that `folder` is for `who`; a store made by other data or code is set aside.
+
+    Raises:
+        BenchError: it holds something else.
+    """
     store.refuse_newer(folder)
     old = _read_identity(folder)
     if old is None:

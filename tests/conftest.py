@@ -2,16 +2,19 @@
 
 import ast
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from bench import store
 from bench.datasets import Architecture, Data, Dataset, Recipe, Setting
 from bench.files import Files
 from bench.launch import Request
 from bench.progress import Progress
+from bench.store import GroundTruth
 from bench.subsets import Plan
 
 
@@ -59,3 +62,19 @@ def toy_source() -> str:
     nodes = ast.parse(Path(__file__).read_text("utf-8")).body
     imports = [ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
     return "\n".join([*imports, "", inspect.getsource(Toy)])
+
+
+@pytest.fixture(scope="session")
+def same_store() -> Callable[[Path, Path], None]:
+    """Asserts that two stores are sound and hold the same."""
+
+    def check(one: Path, other: Path) -> None:
+        a, b = GroundTruth.open(one), GroundTruth.open(other)
+        np.testing.assert_array_equal(a.masks, b.masks)
+        np.testing.assert_allclose(a.margins, b.margins, atol=1e-5)
+        assert a.meta is not None
+        assert b.meta is not None
+        assert a.meta.identity == b.meta.identity
+        assert store.verify(one) == store.verify(other) == []
+
+    return check

@@ -1,14 +1,20 @@
 """README.md says what the records and the commands say, and what it tells people to type works."""
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from bench import store
 from bench.cli import parser
+from bench.runner import Options, train
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +62,27 @@ def test_example_dataset_runs_by_path_and_by_name(tmp_path: Path, monkeypatch: p
     assert by_path.setting == by_name.setting == "rings/mlp:n_train=60"
     assert by_path.methods[0].lds == by_name.methods[0].lds is not None
     assert by_path.data == {"made by": "rings.py"}
+
+
+def test_shards_in_a_shell(tmp_path: Path) -> None:
+    """The loop that the README shows; and what it says of folders that are copied together."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    loop = re.search(r"```sh\n(for i in .*?done\n)```", text, re.DOTALL)
+    assert loop is not None
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["sh", "-euc", loop[1]], check=True, cwd=tmp_path, env=environment)
+    assert store.verify(tmp_path / "store") == []
+    blocks = sorted((tmp_path / "store" / "blocks").iterdir())
+    for part in (blocks[::2], blocks[1::2]):
+        (tmp_path / "copy" / "blocks").mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "store" / "identity.json", tmp_path / "copy")
+        for path in part:
+            shutil.copy2(path, tmp_path / "copy" / "blocks")
+    options = Options("digits/logreg", models=300, quiet=True)
+    assert train(options, tmp_path / "copy") is not None
+    assert {p.name: p.stat().st_mtime_ns for p in blocks} == {
+        p.name: p.stat().st_mtime_ns for p in (tmp_path / "copy" / "blocks").iterdir()
+    }
 
 
 def test_example_method_runs(tmp_path: Path) -> None:
