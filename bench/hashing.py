@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 _HERE = Path(__file__).resolve().parent
 _PRESENTING = ("__main__.py", "cli.py", "progress.py", "report.py", "tables.py")
-_TRAINING = ("models.py", "outputs.py", "recipes.py", "subsets.py", "train.py")
+_TRAINING = (
+    "augment.py",
+    "models.py",
+    "networks.py",
+    "outputs.py",
+    "recipes.py",
+    "sequential.py",
+    "subsets.py",
+    "train.py",
+)
 
 
 def digest(value: Any) -> str:

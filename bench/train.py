@@ -11,6 +11,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +24,9 @@ from bench.errors import BenchError
 from bench.models import Flat, build, initialise, parameter_count
 from bench.outputs import cross_entropy_gradient, margins
 from bench.recipes import Output, Recipe
+
+if TYPE_CHECKING:
+    from bench.sequential import Sequential
 
 
 def pick_device(name: str) -> torch.device:
@@ -113,6 +118,8 @@ class Trainer:
             The parameters, float32 `[models, n_parameters]`, on the device. Each row depends on its own subset and
             seed alone; the other models in the stack change it by float rounding at most.
         """
+        if not self.recipe.stacked:
+            return self._sequential.train(subsets, seeds)
         flat, recipe = self.flat(), self.recipe
         start, order = [], []
         for subset, seed in zip(subsets, seeds, strict=True):
@@ -148,9 +155,19 @@ class Trainer:
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`."""
+        if not self.recipe.stacked:
+            return self._sequential.logits(parameters, x)
         forward = torch.func.vmap(self.flat(), in_dims=(0, None))
         with torch.no_grad():
             return forward(parameters, x)
+
+    @cached_property
+    def _sequential(self) -> Sequential:
+        """Trains what does not stack; it keeps the training set on the device."""
+        from bench.sequential import Sequential  # which imports this module
+
+        x, y = torch.from_numpy(self.data.train_x), torch.from_numpy(self.data.train_y)
+        return Sequential(self.recipe, x, y, self.data.n_classes, self.device, self.stop)
 
     def test_margins(self, parameters: Tensor, output: Output) -> NDArray[np.float32]:
         """Margins of every model on every target, float32 `[models, n_targets]`."""
