@@ -121,7 +121,7 @@ class Flat:
         self.shapes = [tensor.shape for _, tensor in (*parameters, *buffers)]
         self.sizes = [tensor.numel() for _, tensor in (*parameters, *buffers)]
         self.n_parameters = sum(p.numel() for _, p in parameters)
-        self.module = module
+        self.module, self._n_tensors = module, len(parameters)
 
     def tensors(self) -> list[Tensor]:
         """The module's own parameters and float buffers, in order."""
@@ -140,7 +140,7 @@ class Flat:
         return self.module
 
     def __call__(self, vector: Tensor, x: Tensor) -> Tensor:
-        """Logits of `module` with the state in `vector`: differentiable in it, and made for torch.func."""
+        """Logits of `module` with the state in `vector`: differentiable in its parameters, and made for torch.func."""
         return self.of_pieces(self.pieces(vector), x)
 
     def pieces(self, vectors: Tensor) -> list[Tensor]:
@@ -149,6 +149,7 @@ class Flat:
         return [p.view(*vectors.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True)]
 
     def of_pieces(self, pieces: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Logits of `module` with the state in `pieces`."""
-        named = dict(zip(self.names, pieces, strict=True))
+        """Logits of `module` with the state in `pieces`; the gradient in its buffers is zero."""
+        count = self._n_tensors
+        named = dict(zip(self.names, [*pieces[:count], *(b.detach() for b in pieces[count:])], strict=True))
         return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]

@@ -225,8 +225,8 @@ def _basic_block(n_in: int, n_out: int, stride: int) -> nn.Module:
 def airbench(widths: Sequence[int], image: tuple[int, int, int], n_classes: int) -> nn.Module:
     """The network of Jordan (2024), "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.
 
-    Two million parameters. Fixed whitening filters, then three stages of two convolutions that start near the identity, with normalisation
-    that learns no scale, then the maximum over what is left of the image; logits are scaled by 1/9.
+    Two million parameters. Fixed whitening filters, then three stages of two convolutions that start near the identity,
+    with normalisation that learns no scale, then the maximum over what is left of the image; logits are scaled by 1/9.
 
     Raises:
         InputError: not three widths, or images under 9 pixels.

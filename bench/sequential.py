@@ -59,7 +59,7 @@ class Network:
         self.drawn = build(architecture, shape, n_classes)  # parameters are drawn on the CPU, whatever the device
         module = build(architecture, shape, n_classes).to(device) if cuda else self.drawn
         if cuda:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module.to(memory_format=torch.channels_last)
 
         def loss(x: Tensor, y: Tensor) -> Tensor:
             # Each weight is cast once a step: a cache of casts would only keep memory.
@@ -125,7 +125,8 @@ class Sequential:
 
         Args:
             recipe: how to train.
-            x: training examples `[n, …]`; y: int64 labels `[n]`.
+            x: training examples `[n, …]`.
+            y: int64 labels `[n]`.
             n_classes: number of classes.
             device: where to train.
             stop: once set, training raises `Stopped`.
