@@ -320,7 +320,7 @@ class NoWaiting(TorchDispatchMode):
     """Fails where the host would wait for a GPU: operations that need a value, or a shape made of values."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
