@@ -5,7 +5,6 @@ A block is an uncompressed `.npz`: one array per output (`margins`, …), each `
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,8 @@ class Header(msgspec.Struct, frozen=True):
         start: first row; stop: one past the last.
         seconds: what training them took.
         checksum: sha256 of the arrays, by name.
+        accuracy: mean share of targets that its models get right.
+        diverged: rows whose margins were not finite, twice; retried: once.
     """
 
     key: str
@@ -34,6 +35,9 @@ class Header(msgspec.Struct, frozen=True):
     stop: int
     seconds: float
     checksum: str
+    accuracy: float = 0.0
+    diverged: tuple[int, ...] = ()
+    retried: tuple[int, ...] = ()
 
 
 class BlockError(Exception):
@@ -58,18 +62,20 @@ def checksum(arrays: Mapping[str, NDArray[Any]]) -> str:
     return hashing.digest({key: hashing.array(value) for key, value in arrays.items()})
 
 
-def write(folder: Path, key: str, start: int, arrays: Mapping[str, NDArray[Any]], seconds: float) -> Path:
-    """Write the block of rows from `start`; all arrays have one row per model.
+def write(
+    folder: Path, key: str, start: int, arrays: Mapping[str, NDArray[Any]], seconds: float, **found: Any
+) -> Header:
+    """Write the block of rows from `start`; all arrays have one row per model, `found` are other fields of `Header`.
 
     Raises:
         BenchError: the folder cannot be written or the disk is full; no partial block is left.
     """
     stop = start + len(next(iter(arrays.values())))
-    header = Header(key, start, stop, round(seconds, 3), checksum(arrays))
+    header = Header(key, start, stop, round(seconds, 3), checksum(arrays), **found)
     path = folder / name(start, stop)
     content: dict[str, Any] = {"header": np.frombuffer(msgspec.json.encode(header), np.uint8), **arrays}
     atomic.write(path, lambda file: np.savez(file, **content))
-    return path
+    return header
 
 
 def read(path: Path, key: str) -> tuple[Header, dict[str, NDArray[Any]]]:
@@ -92,9 +98,3 @@ def read(path: Path, key: str) -> tuple[Header, dict[str, NDArray[Any]]]:
     if checksum(arrays) != header.checksum:
         raise BlockError(f"{path.name} has another content than its checksum says")
     return header, arrays
-
-
-def fingerprint(headers: list[Header]) -> str:
-    """Hash of which blocks a set of files was gathered from."""
-    text = ",".join(f"{h.start}-{h.stop}-{h.checksum}" for h in headers)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """`python -m bench`: verbs that each import only what they use, so that help and lists answer at once.
 
-Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run failed or a store is damaged;
-2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
+Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run, or a row of a
+worker, failed, or a store is damaged; 2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,9 +18,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.errors import BenchError, MethodError, nearest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bench.runner import Options
 
-_VERBS = ("run", "train", "attribute", "lds", "report", "list", "verify")
+_VERBS = ("run", "train", "attribute", "lds", "report", "list", "recipe", "verify")
+_TRAINING_OPTIONS = (
+    "models",
+    "repeats",
+    "eval_subsets",
+    "tune_rows",
+    "output",
+    "seed",
+    "device",
+    "sampling",
+    "dtype",
+)
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
@@ -64,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_verify):
+    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_recipe, _add_verify):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
@@ -82,6 +95,7 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         metavar="NAME[:key=value,…]",
         help="a method, the path of its file, or all; may be given again (default: all)",
     )
+    made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     _training(made, "--out", "folder of the results (results/SETTING…)")
     made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
     return made
@@ -106,12 +120,26 @@ def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: b
         metavar="K",
         help="at most so many tune rows, for choosing hyper-parameters (100): with 2 repeats 1 row in 15, until then",
     )
-    made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
+    made.add_argument(
+        "--sampling",
+        choices=("exact", "bernoulli"),
+        default="exact",
+        help="subsets of exactly round(alpha·n) examples, or each example kept with probability alpha (exact)",
+    )
     made.add_argument(
         "--output",
         choices=("logsumexp", "max"),
         default="logsumexp",
         help="margin: the true class's logit minus the logsumexp, or the max, of the others (logsumexp)",
+    )
+    made.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of stored margins; float16 halves the files and makes ties (float32)",
+    )
+    made.add_argument(
+        "--allow-empty-classes", action="store_true", help="let subsets be that keep no example of some class"
     )
     made.add_argument("--seed", type=int, default=0, metavar="S", help="root seed of everything (0)")
     made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
@@ -128,12 +156,36 @@ def _data(made: argparse.ArgumentParser) -> None:
 
 def _add_train(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("train", help="make a ground-truth store, or go on with one")
-    made.add_argument("setting", help="dataset/model[:key=value,…]")
-    _training(made, "--out", "folder of the store", required=True)
+    made.add_argument("setting", nargs="?", help="dataset/model[:key=value,…]; none with --worker")
+    made.add_argument(
+        "--alpha", default="0.5", help="kept fraction of the training set (0.5); several make a store each: 0.2,0.5"
+    )
+    _training(made, "--out", "folder of the store")
+    made.add_argument(
+        "--keep",
+        default="",
+        metavar="ARRAY,…",
+        help="what to keep besides margins: logits, train_margins, correct, train_correct",
+    )
     made.add_argument(
         "--shard", default="0/1", metavar="i/n", help="train only every n-th block from the i-th (from 0); any order"
     )
-    made.add_argument("--workers", type=int, metavar="K", help="blocks trained at once on a CPU (one per core)")
+    made.add_argument(
+        "--workers",
+        type=int,
+        metavar="K",
+        help="processes that train blocks (one per GPU; threads of this one on a CPU), or that call --worker",
+    )
+    made.add_argument("--status", metavar="STORE", help="say how far a store is, and train nothing")
+    made.add_argument(
+        "--worker",
+        metavar="MODULE:FUNCTION",
+        help="in place of SETTING: a function that is called with index and logdir for every row of --spec; or FILE:…",
+    )
+    made.add_argument("--spec", metavar="FILE", help="JSON: how many rows --worker makes, and the arrays of each")
+    made.add_argument(
+        "--worker-args", metavar="TEXT", help="what --worker finds in sys.argv; write --worker-args='--lr 0.1'"
+    )
     return made
 
 
@@ -186,9 +238,22 @@ def _add_list(verbs: Any) -> argparse.ArgumentParser:
     return made
 
 
+def _add_recipe(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser("recipe", help="how a setting's models are trained, and how well")
+    made.add_argument("setting", help="dataset/model[:key=value,…]")
+    made.add_argument("--measure", type=int, metavar="K", help="train K models on the full set now")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
+    return made
+
+
 def _add_verify(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("verify", help="check every array and block of a store")
     made.add_argument("store", metavar="STORE", help="folder of the store")
+    made.add_argument("--retrain", type=int, default=2, metavar="K", help="rows, drawn at random, to train again (2)")
+    made.add_argument("--setting", help="what to train them by (the setting that the store names)")
+    made.add_argument("--device", default="auto", help="auto, cpu or cuda (auto)")
+    _data(made)
     return made
 
 
@@ -204,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lds": _lds,
         "report": _report,
         "list": _list,
+        "recipe": _recipe,
         "verify": _verify,
     }[given.verb]
     for stream in (sys.stdout, sys.stderr):
@@ -241,15 +307,41 @@ def _fail(given: argparse.Namespace, sentence: str, error: Exception) -> int:
 def _options(given: argparse.Namespace) -> Options:
     from bench.runner import Options
 
-    names = ("setting", "models", "repeats", "eval_subsets", "tune_rows", "alpha", "output", "seed", "device")
+    names = (
+        "setting",
+        "models",
+        "repeats",
+        "eval_subsets",
+        "tune_rows",
+        "output",
+        "seed",
+        "device",
+        "sampling",
+        "dtype",
+    )
+    alphas = _alphas(given.alpha)
     return Options(
         **{name: getattr(given, name) for name in names},
+        alpha=alphas[0],
+        keep=_words(getattr(given, "keep", "")),
+        allow_empty_classes=given.allow_empty_classes,
         methods=tuple(getattr(given, "method", ())),
         data_dir=given.data_dir,
         out=given.out,
         quiet=given.quiet,
         debug=given.debug,
     )
+
+
+def _words(text: str) -> Any:
+    return tuple(word.replace("-", "_") for word in text.split(",") if word)
+
+
+def _alphas(text: float | str) -> list[float]:
+    try:
+        return [float(word) for word in str(text).split(",")]
+    except ValueError as error:
+        raise BenchError(f"--alpha is {text!r}: write a number between 0 and 1, or several as 0.2,0.5") from error
 
 
 def _check_names(given: argparse.Namespace) -> None:
@@ -294,18 +386,83 @@ def _print_json(value: Any) -> None:
 def _train(given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    _check_names(given)
+    if given.status is not None:
+        return _status(given.status)
+    external = [name for name in ("worker", "spec", "worker_args") if getattr(given, name) is not None]
+    if given.setting is None and not external:
+        raise BenchError("what to train is missing: name a setting, such as digits/mlp, or a --worker and its --spec")
+    if given.out is None:
+        raise BenchError("--out is missing: name the folder of the store")
+    if not external:
+        _check_names(given)
     shard = _shard(given.shard)
     if given.workers is not None and given.workers < 1:
         raise BenchError(f"--workers is {given.workers}: it takes at least one")
+    if external:
+        return _train_external(given, shard)
+    alphas = _alphas(given.alpha)
     with _results_only():
         from bench import runner
 
-        meta = runner.train(_options(given), Path(given.out), shard, given.workers)
-    if meta is None:
-        print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
+        found = runner.train(_options(given), Path(given.out), shard, given.workers, alphas if len(alphas) > 1 else ())
+    for meta in found:
+        if meta is None:
+            print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
+            continue
+        who = meta.identity
+        where = Path(given.out) / f"alpha-{who.alpha:g}" if len(found) > 1 else given.out
+        print(f"{where}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {who.setting}", end="")
+        print(f", accuracy {meta.accuracy:.1%}" + (f", {len(meta.diverged)} diverged" if meta.diverged else ""))
+    return 0
+
+
+def _status(store: str) -> int:
+    from pathlib import Path
+
+    from bench import status
+
+    for folder in status.stores_in(Path(store)):
+        print(f"{folder}", *status.lines(folder), sep="\n  ")
+    return 0
+
+
+def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
+    import shlex
+    from pathlib import Path
+
+    from bench import external, schema
+    from bench.external_worker import Worker
+    from bench.progress import Progress
+
+    if given.setting is not None:
+        raise BenchError(f"{given.setting!r} and --worker are both given: train a setting, or let a worker do it")
+    for name, other in (("worker", "spec"), ("spec", "worker")):
+        if getattr(given, name) is None:
+            raise BenchError(f"--{other} needs --{name}" if getattr(given, other) else "--worker-args needs --worker")
+    usual = parser().parse_args(["train", "x", "--out", "x"])
+    for name in (*_TRAINING_OPTIONS, "alpha", "keep", "data_dir", "allow_empty_classes"):
+        if getattr(given, name) != getattr(usual, name):
+            raise BenchError(
+                f"--{name.replace('_', '-')} does not go with --worker: the spec and the worker say what is made"
+            )
+    try:
+        worker = Worker(given.worker, tuple(shlex.split(given.worker_args or "")))
+    except ValueError as error:
+        raise BenchError(f"--worker-args is {given.worker_args!r}: {error}") from error
+    made = external.make(
+        worker,
+        spec := schema.read_spec(Path(given.spec)),
+        Path(given.out),
+        Progress(quiet=given.quiet),
+        shard=shard,
+        processes=given.workers,
+        debug=given.debug,
+    )
+    made.check()
+    if made.gathered:
+        print(f"{given.out}: {spec.n_rows} rows of {', '.join(spec.schema)}")
     else:
-        print(f"{given.out}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {meta.identity.setting}")
+        print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     return 0
 
 
@@ -383,16 +540,49 @@ def _list(given: argparse.Namespace) -> int:
     return 0
 
 
+def _recipe(given: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    _check_names(given)
+    if given.measure is not None and given.measure < 1:
+        raise BenchError(f"--measure is {given.measure}: it takes at least one model")
+    with _results_only():
+        from bench import datasets, evidence, runner
+
+        setting = datasets.setting(given.setting)
+        recipe = setting.recipe
+        if given.measure is not None:
+            data = runner.load(setting, given.data_dir)
+            recipe = replace(recipe, evidence=evidence.measure(setting, data, given.measure, given.device))
+    print(setting.name)
+    for word, text in evidence.lines(recipe):
+        print(f"  {word:<14}{text}")
+    if given.measure is not None:
+        print(f"  {'in code':<14}evidence={recipe.evidence!r}")
+    return 0
+
+
 def _verify(given: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from bench import store
+    faults = 0
+    for folder in _stores(Path(given.store)):
+        with _results_only():
+            from bench import runner
 
-    wrong = store.verify(Path(given.store))
-    for sentence in wrong:
-        print(sentence)
-    if wrong:
-        print(f"{given.store}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
-        return 1
-    print(f"{given.store} is sound")
-    return 0
+            wrong, retrained = runner.verify(folder, given.retrain, given.setting, given.device, given.data_dir)
+        for sentence in wrong:
+            print(sentence)
+        print(f"{folder}: {retrained}", file=sys.stderr)
+        if wrong:
+            print(f"{folder}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
+        else:
+            print(f"{folder} is sound")
+        faults += len(wrong)
+    return 1 if faults else 0
+
+
+def _stores(folder: Path) -> list[Path]:
+    from bench import status
+
+    return status.stores_in(folder)

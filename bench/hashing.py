@@ -68,6 +68,14 @@ def training_code() -> str:
     return digest([_stripped((_HERE / name).read_text("utf-8")) for name in _TRAINING])
 
 
+def script(path: Path) -> str:
+    """Hash of a Python file's code: comments, docstrings and layout do not count. Of another file's bytes."""
+    try:
+        return digest(_stripped(path.read_text("utf-8")))
+    except (SyntaxError, ValueError):
+        return file(path)
+
+
 @cache
 def harness_code() -> str:
     """Hash of the harness's code that a finished score may depend on: all but what only prints or writes tables.

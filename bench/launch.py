@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import platform
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from bench import atomic, blocks, hashing, store, subsets
+from bench import atomic, blocks, hashing, store, subsets, workers
 from bench.errors import BenchError, InputError
+from bench.recorded import EXTRAS, Dtype, Extra, Recorded
 from bench.store import Identity, Meta, PlanMeta
-from bench.subsets import GROUPS, Plan
+from bench.subsets import GROUPS, Plan, Sampling
+from bench.work import Done, Feed, Span, Work
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.datasets import Data, Setting
     from bench.progress import Progress
     from bench.recipes import Output
+
+T = TypeVar("T")
 
 BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU
 ALONE_ROWS = 8  # of models that train one after another: what a kill can lose
@@ -41,7 +46,10 @@ class Request:
         device: `auto`, `cpu` or `cuda`.
         block_rows: rows per block; by default a function of the model's size and the number of rows.
         shard: `(i, n)`: train only every n-th block, starting at the i-th.
-        workers: blocks trained at the same time on a CPU; by default one per core.
+        workers: processes that train blocks; by default one for each GPU where there are several, and threads of this
+            process on a CPU.
+        sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
+        empty_classes: whether a subset may lack a class altogether.
     """
 
     setting: Setting
@@ -54,6 +62,15 @@ class Request:
     block_rows: int | None = None
     shard: tuple[int, int] = (0, 1)
     workers: int | None = None
+    sampling: Sampling = "exact"
+    dtype: Dtype = "float32"
+    keep: tuple[Extra, ...] = ()
+    empty_classes: bool = False
+
+    @property
+    def recorded(self) -> Recorded:
+        """What is kept of each model."""
+        return Recorded(self.output, self.dtype, self.keep)
 
 
 def rows_per_block(request: Request) -> int:
@@ -82,6 +99,9 @@ def identity(request: Request) -> Identity:
         data=hashing.data(request.data),
         recipe=hashing.recipe(request.setting.recipe),
         code=hashing.training_code(),
+        sampling=request.sampling,
+        dtype=request.dtype,
+        keep=tuple(name for name in EXTRAS if name in request.recorded.keep),
     )
 
 
@@ -126,6 +146,19 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
+def check(request: Request) -> Identity:
+    """Refuse what cannot be made, before anything is written; returns what the rows come from.
+
+    Raises:
+        BenchError: a value out of range, no such device, or a subset without a class.
+    """
+    who = identity(request)
+    if not request.empty_classes:
+        subset_of_row, _ = request.plan.layout()
+        subsets.check_classes(request.seed, subset_of_row, request.data.train_y, request.alpha, request.sampling)
+    return who
+
+
 def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     """Train what is missing of a ground truth and gather it; what is there and right is kept.
 
@@ -138,15 +171,20 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     Raises:
         BenchError: the store is another's, or the folder cannot be written.
     """
-    who = identity(request)
+    request = _with_all_that_is_kept(request, folder)
+    who = check(request)
     if folder.name in ("", ".."):
         folder = folder.resolve()  # it needs a name to be set aside under another
+    atomic.writable_folder(folder)
     _claim(folder, who, progress)
     atomic.writable_folder(folder / "blocks")
     written = msgspec.json.format(msgspec.json.encode(who)) + b"\n"
     path = folder / "identity.json"
     if not path.is_file() or path.read_bytes() != written:
         atomic.write_text(path, written.decode())
+    asked = msgspec.json.encode(store.Asked(request.plan.n_rows))
+    if not (folder / store.ASKED).is_file() or (folder / store.ASKED).read_bytes() != asked:
+        atomic.write_text(folder / store.ASKED, asked.decode())
     found = store.find_blocks(folder, who.key)
     n_rows = request.plan.n_rows
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, n_rows))
@@ -161,6 +199,12 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     used = [header for header in found.good if header.start < n_rows]
     meta = _meta(request, who, used)
     return _gathered(folder, meta, progress) or store.gather(folder, meta)
+
+
+def _with_all_that_is_kept(request: Request, folder: Path) -> Request:
+    """A store that keeps more than is asked for serves as well, and goes on keeping it."""
+    old = _read_identity(folder) if folder.is_dir() else None
+    return replace(request, keep=old.keep) if old is not None and set(request.keep) < set(old.keep) else request
 
 
 def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
@@ -183,6 +227,7 @@ def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
 
 
 def _claim(folder: Path, who: Identity, progress: Progress) -> None:
+    store.refuse_newer(folder)
     old = _read_identity(folder)
     if old is None:
         if (folder / "masks.npy").exists() or (folder / "margins.npy").exists():
@@ -239,50 +284,70 @@ def _blocks_to_train(request: Request, good: list[blocks.Header]) -> Iterator[tu
             at = end
 
 
-def _train(
-    request: Request, key: str, folder: Path, todo: list[tuple[int, int]], done: int, progress: Progress
-) -> None:
+def _train(request: Request, key: str, folder: Path, todo: list[Span], done: int, progress: Progress) -> None:
     from bench.train import Trainer, cpu_threads, one_torch_thread, pick_device
 
     device = pick_device(request.device)
-    trainer = Trainer(request.setting.recipe, request.data, device)
-    subset_of_row, _ = request.plan.layout()
+    devices = _devices(request, device)
+    feed = Feed(todo)
+    name = f"training {request.setting.name}"
+    with progress.task(name, request.plan.n_rows, "models", done) as advance:
 
-    def block(span: tuple[int, int]) -> int:
-        began = time.perf_counter()
-        rows = range(*span)
-        chosen = [
-            subsets.kept(request.seed, int(subset_of_row[row]), request.data.n_train, request.alpha) for row in rows
-        ]
-        parameters = trainer.train(chosen, [subsets.model_seed(request.seed, row) for row in rows])
-        made = trainer.test_margins(parameters, request.output)
-        blocks.write(folder / "blocks", key, span[0], {"margins": made}, time.perf_counter() - began)
-        return len(rows)
+        def report(made: Done) -> None:
+            header = made.header
+            for row in header.diverged:
+                progress.say(f"row {row} diverged: its margins are not finite, twice; it is left out")
+            advance(header.stop - header.start, header.accuracy)
 
-    workers = (request.workers or cpu_threads()) if device.type == "cpu" else 1
-    context = one_torch_thread() if device.type == "cpu" else nullcontext()
-    with context, progress.task(f"training {request.setting.name}", request.plan.n_rows, "models", done) as advance:
-        run_all(block, todo, workers, advance, trainer.stop)
+        if devices:
+            threads = max(1, cpu_threads() // len(devices))
+            workers.train(request, key, folder, feed, devices, threads, report)
+            return
+        trainer = Trainer(request.setting.recipe, request.data, device)
+        work = Work(trainer, request, key, folder)
+
+        def block(_: Span) -> Done:
+            span = feed.next()
+            assert span is not None  # asked for as often as there are spans
+            made = work.block(span)
+            if made.by_other:
+                feed.shuffle()
+            return made
+
+        on_cpu = device.type == "cpu"
+        with one_torch_thread() if on_cpu else nullcontext():
+            run_all(block, todo, cpu_threads() if on_cpu else 1, report, trainer.stop)
+
+
+def _devices(request: Request, device: torch.device) -> list[str]:
+    """A device for each worker process; empty where this process trains by itself."""
+    if device.type == "cpu":
+        return ["cpu"] * (request.workers or 0)
+    import torch
+
+    gpus = torch.cuda.device_count() if device.index is None else 1
+    count = request.workers or (gpus if gpus > 1 else 0)
+    return [f"cuda:{i % gpus if device.index is None else device.index}" for i in range(count)]
 
 
 def run_all(
-    work: Callable[[tuple[int, int]], int],
-    todo: list[tuple[int, int]],
-    workers: int,
-    advance: Callable[[int], None],
+    work: Callable[[Span], T],
+    todo: list[Span],
+    threads: int,
+    report: Callable[[T], object],
     stop: threading.Event,
 ) -> None:
-    """Run `work` on each item in `workers` threads; the first error, or Ctrl-C, is raised, and `stop` set before."""
+    """Run `work` on each item in `threads` threads; the first error, or Ctrl-C, is raised, and `stop` set before."""
     stop.clear()  # an earlier failure is no reason to give up now
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: set[Future[int]] = set()
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: set[Future[T]] = set()
         try:
             for item in todo:
                 waiting.add(pool.submit(work, item))
             while waiting:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    advance(future.result())
+                    report(future.result())
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -307,4 +372,6 @@ def _meta(request: Request, who: Identity, used: list[blocks.Header]) -> Meta:
         hardware=hardware(who.device),
         blocks=used,
         checksums={},
+        diverged=[row for header in used for row in header.diverged if row < request.plan.n_rows],
+        retried=[row for header in used for row in header.retried if row < request.plan.n_rows],
     )

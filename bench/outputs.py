@@ -33,17 +33,21 @@ def margins(logits: Tensor, labels: Tensor, output: Output = "logsumexp") -> Ten
     return correct - (others.logsumexp(-1) if output == "logsumexp" else others.amax(-1))
 
 
-def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> Tensor:
-    """Gradient of the mean cross-entropy of each stacked batch with respect to its logits: (softmax − onehot) / batch.
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Gradient of the mean cross-entropy of each stacked batch with respect to its logits: (softmax − label) / batch.
 
     Args:
         logits: `[models, batch, n_classes]`.
         labels: int64 `[models, batch]`.
+        smoothing: share of each label that is spread evenly over all classes (Szegedy et al. 2016, section 7).
 
     Returns:
         `[models, batch, n_classes]`.
     """
     by_class = logits.mT.softmax(1)  # over the last axis of ten it would be ten times slower
     models, batch = labels.shape
-    by_class.scatter_add_(1, labels[:, None, :], by_class.new_full((1, 1, 1), -1.0).expand(models, 1, batch))
+    sure = by_class.new_full((1, 1, 1), smoothing - 1).expand(models, 1, batch)
+    by_class.scatter_add_(1, labels[:, None, :], sure)
+    if smoothing:
+        by_class.sub_(smoothing / logits.shape[-1])
     return by_class.div_(batch).mT

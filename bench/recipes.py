@@ -47,6 +47,14 @@ class Architecture:
         sizes = [prod(input_shape), *self.hidden, n_classes]
         return sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
 
+    def activations(self, input_shape: tuple[int, ...], n_classes: int) -> int:
+        """Numbers that a stacked architecture holds per example, inputs and logits included."""
+        if self.name != "cnn":
+            return prod(input_shape) + 2 * sum(self.hidden) + n_classes
+        _, height, width = self.image or input_shape
+        maps = sum(2 * channels * (height >> i) * (width >> i) for i, channels in enumerate(self.hidden))
+        return prod(input_shape) + maps + n_classes
+
 
 @dataclass(frozen=True)
 class Augmentation:

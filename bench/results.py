@@ -55,12 +55,13 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Rows by role; `eval` counts rows, `eval / repeats` subsets."""
+    """Rows by role; `eval` counts rows, `eval / repeats` subsets; `diverged` ones are in none of them."""
 
     fit: int
     tune: int
     eval: int
     repeats: int
+    diverged: int = 0
 
 
 class CeilingRow(msgspec.Struct, frozen=True):

@@ -13,23 +13,28 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import numpy as np
 
-from bench import atomic, datasets, hashing, launch, methods, results
+from bench import atomic, datasets, external, hashing, launch, methods, results, status
+from bench import store as stores
 from bench.errors import BenchError, InputError, MethodError, nearest
 from bench.files import Files, data_folders
 from bench.guard import Guard
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.recipes import Output
+from bench.recorded import Dtype, Extra, Recorded
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
 from bench.scorer import LDS, lds
 from bench.store import GroundTruth, Meta
-from bench.subsets import Plan
+from bench.subsets import Plan, Sampling
 from bench.workbench import Bench, Judge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.datasets import Data, Setting
+
+
+_LISTS: dict[str, Any] = {"methods": str | list[str], "keep": list[Extra]}
 
 
 @dataclass(frozen=True)
@@ -50,16 +55,22 @@ class Options:
     out: str | None = None
     quiet: bool = False
     debug: bool = False
+    sampling: Sampling = "exact"
+    dtype: Dtype = "float32"
+    keep: Sequence[Extra] = ()
+    allow_empty_classes: bool = False
 
     def check(self) -> None:
         """Refuse values of the wrong type.
 
         Raises:
-            BenchError: a field that is not of its type.
+            BenchError: a field that is not of its type, or names what there is not.
         """
+        Recorded(keep=tuple(self.keep))
         for name, hint in get_type_hints(Options).items():
             try:
-                msgspec.convert(getattr(self, name), hint if name != "methods" else str | list[str])
+                value = getattr(self, name)
+                msgspec.convert(list(value) if name == "keep" else value, _LISTS.get(name, hint))
             except msgspec.ValidationError as error:
                 raise BenchError(
                     f"{name} is {getattr(self, name)!r}: {str(error)[:1].lower()}{str(error)[1:]}"
@@ -76,14 +87,36 @@ class Options:
             return Path(self.out)
         extra = "".join(
             f"-{name.replace('_', '')}{getattr(self, name)}"
-            for name in ("models", "repeats", "eval_subsets", "tune_rows", "alpha", "output", "seed")
+            for name in (
+                "models",
+                "repeats",
+                "eval_subsets",
+                "tune_rows",
+                "alpha",
+                "output",
+                "seed",
+                "sampling",
+                "dtype",
+            )
             if getattr(self, name) != getattr(Options, name)
         )
         return Path("results") / (setting.slug + extra)
 
     def request(self, setting: Setting, data: Data) -> launch.Request:
         """The ground truth that this asks for."""
-        return launch.Request(setting, data, self.plan, self.alpha, self.seed, self.output, self.device)
+        return launch.Request(
+            setting,
+            data,
+            self.plan,
+            self.alpha,
+            self.seed,
+            self.output,
+            self.device,
+            sampling=self.sampling,
+            dtype=self.dtype,
+            keep=tuple(self.keep),
+            empty_classes=self.allow_empty_classes,
+        )
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -126,7 +159,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         picked = methods.chosen(specs)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -140,7 +173,8 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
             per_target[row.name] = values
     meta = bench.truth.meta
     assert meta is not None
-    counts = Counts(len(bench.access.fit), len(bench.access.tune), len(bench.access.eval), plan.repeats)
+    diverged = sum(row < plan.n_rows for row in meta.diverged)
+    counts = Counts(len(bench.access.fit), len(bench.access.tune), len(bench.access.eval), plan.repeats, diverged)
     board = Leaderboard(
         setting=setting.name,
         alpha=options.alpha,
@@ -160,7 +194,12 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     return board
 
 
-def _load(setting: Setting, data_dir: str | None) -> Data:
+def load(setting: Setting, data_dir: str | None) -> Data:
+    """The setting's examples.
+
+    Raises:
+        BenchError: files are missing or damaged, or the dataset's own code fails or returns what cannot be trained on.
+    """
     files = Files(data_folders(data_dir))
     try:
         return setting.dataset.load(files)
@@ -249,21 +288,70 @@ def load_scores(path: Path, key: str) -> tuple[NDArray[Any], Cost, list[str]] | 
         return None
 
 
-def train(options: Options, store: Path, shard: tuple[int, int] = (0, 1), workers: int | None = None) -> Meta | None:
-    """Make a ground-truth store, or go on with one.
+def train(
+    options: Options,
+    store: Path,
+    shard: tuple[int, int] = (0, 1),
+    workers: int | None = None,
+    alphas: Sequence[float] = (),
+) -> list[Meta | None]:
+    """Make a ground-truth store, or go on with one; of several alphas one each, `store/alpha-…`.
 
     Returns:
-        Its meta, or None where rows of other shards are missing.
+        The meta of each, or None where rows of other shards are missing.
 
     Raises:
-        BenchError: bad usage or input, or a store of another setting.
+        BenchError: bad usage or input, or a store of another setting. What was finished is kept.
     """
+    options.check()
     setting = datasets.setting(options.setting)
     plan = options.plan
-    atomic.writable_folder(store)
-    data = _load(setting, options.data_dir)
+    data = load(setting, options.data_dir)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
-    return launch.make(request, store, Progress(quiet=options.quiet))
+    requests = [(replace(request, alpha=alpha), folder) for alpha, folder in family(store, alphas)]
+    for one, _ in requests:
+        launch.check(one)
+    progress = Progress(quiet=options.quiet)
+    return [launch.make(one, folder, progress) for one, folder in requests or [(request, store)]]
+
+
+def verify(store: Path, count: int, setting: str | None, device: str, data_dir: str | None) -> tuple[list[str], str]:
+    """Everything that is wrong with a store, as sentences, and what was done about its rows, as another.
+
+    Args:
+        store: its folder.
+        count: rows to train again.
+        setting: what to train them by; by default the setting that the store names.
+        device: where to.
+        data_dir: where the dataset's files are.
+
+    Raises:
+        BenchError: it is not a store that was made here, or `count` is negative.
+    """
+    if count < 0:
+        raise BenchError(f"--retrain is {count}: it cannot be negative")
+    wrong = external.verify(store)
+    if wrong is not None:
+        return wrong, "no row was trained again: the rows are a worker's"
+    wrong = stores.verify(store)
+    if wrong or not count:
+        return wrong, "no row was trained again"
+    truth = GroundTruth.open(store)
+    try:
+        made = datasets.setting(setting or status.setting_of(truth))
+        found = status.retrain(truth, made, load(made, data_dir), count, device)
+    except BenchError as error:
+        hint = "" if setting else "; --setting names another, such as a file's"
+        return wrong, f"no row was trained again: {error}{hint}"
+    if found.why_not is not None:
+        return wrong, f"no row was trained again: {found.why_not}"
+    numbers = ", ".join(map(str, found.rows))
+    return found.wrong, f"trained again: row{'s' * (len(found.rows) > 1)} {numbers}"
+
+
+def family(store: Path, alphas: Sequence[float]) -> list[tuple[float, Path]]:
+    """The folders of the stores of several alphas, all below one."""
+    return [(alpha, store / f"alpha-{alpha:g}") for alpha in sorted(set(alphas))]
 
 
 def attribute(
@@ -279,7 +367,7 @@ def attribute(
     """
     (one,) = methods.chosen([method])
     made = datasets.setting(setting)
-    data = _load(made, data_dir)
+    data = load(made, data_dir)
     atomic.writable_folder(out.parent)
     progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:

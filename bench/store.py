@@ -2,7 +2,8 @@
 
     masks.npy       bool    [M, n_train]
     margins.npy     float32 [M, n_targets]
-    _completed.npy  bool    [M]
+    _completed.npy  bool    [M]; false for a model that diverged
+    logits.npy …    what else is recorded, see bench.recorded
     spec.json       the schema, as MadryLab's datamodels tools write it
     meta.json       `Meta`: what made it
     blocks/         the finished blocks that the three arrays are gathered from
@@ -13,7 +14,8 @@ into place, never through a memmap: a full disk is then an error, not a bus erro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -24,13 +26,14 @@ import numpy as np
 from bench import atomic, blocks, hashing, subsets
 from bench.errors import BenchError, InputError
 from bench.recipes import Output
-from bench.subsets import GROUPS, Group, Plan
+from bench.recorded import BITS, Dtype, Extra, Recorded
+from bench.subsets import GROUPS, Group, Plan, Sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = 1
-_FILES = ("masks.npy", "margins.npy", "_completed.npy", "spec.json")  # what is gathered, besides meta.json
+ASKED = "asked.json"
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -42,7 +45,7 @@ class PlanMeta(msgspec.Struct, frozen=True):
     tune_rows: int
 
 
-class Identity(msgspec.Struct, frozen=True):
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the rows come from. The first part a user names, the hashes follow from files and code.
 
     Attributes:
@@ -50,6 +53,7 @@ class Identity(msgspec.Struct, frozen=True):
         alpha: kept fraction; seed: the root seed; output: the model output; plan: the roles of rows.
         device: `cpu` or `cuda`: the same seed gives the same floats, to rounding, on one kind of device only.
         data, recipe, code: content hashes (`bench.hashing`).
+        sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
     """
 
     setting: str
@@ -61,6 +65,14 @@ class Identity(msgspec.Struct, frozen=True):
     data: str
     recipe: str
     code: str
+    sampling: Sampling = "exact"
+    dtype: Dtype = "float32"
+    keep: tuple[Extra, ...] = ()
+
+    @property
+    def recorded(self) -> Recorded:
+        """What is kept of each model."""
+        return Recorded(self.output, self.dtype, self.keep)
 
     @property
     def key(self) -> str:
@@ -69,7 +81,7 @@ class Identity(msgspec.Struct, frozen=True):
 
     def clash(self, other: Identity) -> str | None:
         """The first thing that a user named and that differs, as text; None where only hashes may differ."""
-        for name in ("setting", "alpha", "seed", "output", "plan"):
+        for name in ("setting", "alpha", "seed", "output", "plan", "sampling", "dtype", "keep"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name} {_show(theirs)}, not {_show(mine)}"
@@ -86,11 +98,18 @@ def _show(value: object) -> str:
     return repr(value)
 
 
+class _Format(msgspec.Struct):
+    """The one field that every version's meta.json has."""
+
+    format: int
+
+
 class Meta(msgspec.Struct, frozen=True):
     """meta.json: what made a ground truth, row by row.
 
     Row i's mask comes from `SeedSequence([seed, 0, subset_of_row[i]])`, its initialisation and batch order from
-    `SeedSequence([seed, 1, seed_of_row[i]])`; `group_of_row[i]` indexes `groups`.
+    `SeedSequence([seed, 1, seed_of_row[i]])`; `group_of_row[i]` indexes `groups`. The margins of `diverged` rows were
+    not finite, twice: no row of theirs is completed. Those of `retried` rows were so once.
     """
 
     format: int
@@ -108,6 +127,25 @@ class Meta(msgspec.Struct, frozen=True):
     hardware: dict[str, str]
     blocks: list[blocks.Header]
     checksums: dict[str, str]
+    diverged: list[int] = []
+    retried: list[int] = []
+
+    @property
+    def accuracy(self) -> float:
+        """Mean share of targets that the models get right."""
+        counts = [b.stop - b.start for b in self.blocks]
+        return float(np.average([b.accuracy for b in self.blocks], weights=counts)) if counts else float("nan")
+
+    @property
+    def schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of one row, and dtype, of each array that has one row per model, masks first."""
+        recorded = self.identity.recorded.schema(self.n_train, self.n_targets, self.n_classes)
+        return {"masks": ((self.n_train,), "bool"), **recorded}
+
+    @property
+    def files(self) -> list[str]:
+        """What is gathered, besides meta.json."""
+        return [*(f"{name}.npy" for name in self.schema), "_completed.npy", "spec.json"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +175,7 @@ class GroundTruth:
 
     Attributes:
         path: its folder.
-        masks: bool memmap `[M, n_train]`; margins: float32 memmap `[M, n_targets]`.
+        masks: bool memmap `[M, n_train]`; margins: float32 memmap `[M, n_targets]` (float16 where asked for).
         completed: bool `[M]`: rows that hold a trained model's margins.
         meta: what made it; None for a store that another tool wrote.
     """
@@ -188,18 +226,48 @@ class GroundTruth:
             raise InputError(f"{self.path} has no meta.json, which says which rows fit and which judge")
         return self.meta
 
+    def array(self, name: str) -> NDArray[Any]:
+        """Another array of the store as a memmap, one row per model: `logits`, `train_margins`, …; bits as bool.
+
+        Raises:
+            InputError: the store does not keep it.
+        """
+        meta = self._needed()
+        if name not in meta.schema:
+            raise InputError(
+                f"{self.path} keeps no {name!r}: it has {', '.join(meta.schema)}; train with --keep {name}"
+            )
+        (shape, dtype) = meta.schema[name]
+        found = _array(self.path, name, len(shape) + 1, np.dtype(dtype).kind)
+        if name not in BITS:
+            return found
+        return np.unpackbits(found, axis=-1, count=self.n_of(name)).view(np.bool_)
+
+    def n_of(self, name: str) -> int:
+        """Examples that the last but any class axis of an array is about: targets, or training examples."""
+        meta = self._needed()
+        return meta.n_train if name.startswith("train_") else meta.n_targets
+
     def of_group(self, group: Group, n_rows: int | None = None) -> NDArray[np.int64]:
-        """Completed rows of a group; of the first `n_rows` alone, by the roles that a plan of so many gives them."""
+        """Completed rows of a group; of the first `n_rows` alone, by the roles that a plan of so many gives them.
+
+        An eval subset one of whose models diverged is left out whole.
+        """
+        meta = self._needed()
         if n_rows is None or n_rows == len(self.masks):
-            codes = np.asarray(self._needed().group_of_row, np.int8)
+            codes = np.asarray(meta.group_of_row, np.int8)
         else:
             codes = replace(self.plan, n_rows=n_rows).layout()[1]
-        return np.flatnonzero((codes == GROUPS.index(group)) & self.completed[: len(codes)])
+        rows = np.flatnonzero((codes == GROUPS.index(group)) & self.completed[: len(codes)])
+        if group != "eval":
+            return rows
+        _, inverse, count = np.unique(np.asarray(meta.subset_of_row)[rows], return_inverse=True, return_counts=True)
+        return rows[count[inverse] == meta.identity.plan.repeats] if len(rows) else rows
 
     def rows(self, index: NDArray[np.int64]) -> Rows:
         """Copies of some rows, marked read-only."""
         subset = np.asarray(self._needed().subset_of_row, np.int64)[index]
-        made = Rows(index, np.asarray(self.masks[index]), np.asarray(self.margins[index]), subset)
+        made = Rows(index, np.asarray(self.masks[index]), np.asarray(self.margins[index], np.float32), subset)
         for value in (made.masks, made.margins, made.subset):
             value.setflags(write=False)
         return made
@@ -227,15 +295,36 @@ def read_meta(folder: Path) -> Meta | None:
     path = folder / "meta.json"
     if not path.is_file():
         return None
+    text = path.read_bytes()
     try:
-        meta = msgspec.json.decode(path.read_bytes(), type=Meta)
+        found = msgspec.json.decode(text, type=_Format).format
+        if found != FORMAT:
+            refuse_newer(folder)
+            raise InputError(f"{path} is of format {found}, and this version reads {FORMAT}: train it again")
+        return msgspec.json.decode(text, type=Meta)
     except msgspec.DecodeError as error:
         raise InputError(
             f"{path} cannot be read ({error}): it is torn or of another version; run the same command again"
         ) from error
-    if meta.format != FORMAT:
-        raise InputError(f"{path} is of format {meta.format}, and this version reads {FORMAT}: train it again")
-    return meta
+
+
+def refuse_newer(folder: Path) -> None:
+    """Leave a store alone that a later version made.
+
+    Raises:
+        InputError: its meta.json is of a later format.
+    """
+    path = folder / "meta.json"
+    with suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=_Format).format
+        if found > FORMAT:
+            raise InputError(f"{path} is of format {found}, and this version knows up to {FORMAT}: update ldsbench")
+
+
+class Asked(msgspec.Struct):
+    """asked.json: how many models the last command asked for; only `status` reads it."""
+
+    models: int
 
 
 class Found(msgspec.Struct):
@@ -278,37 +367,47 @@ def gather(folder: Path, meta: Meta) -> Meta:
     Raises:
         BenchError: a block is missing or bad, or the folder cannot be written.
     """
-    n_rows, seed, alpha = len(meta.subset_of_row), meta.identity.seed, meta.identity.alpha
+    n_rows, who = len(meta.subset_of_row), meta.identity
     headers = list(meta.blocks)
     for start, stop in missing_rows(headers, n_rows):
         raise BenchError(f"{folder} lacks rows {start} to {stop - 1}: run the same command again to train them")
     subset = np.asarray(meta.subset_of_row, np.int64)
     step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
 
-    def write_masks(file: BinaryIO) -> None:
-        _npy_header(file, (n_rows, meta.n_train), np.dtype(np.bool_))
-        for at in range(0, n_rows, step):
-            file.write(subsets.masks(seed, subset[at : at + step], meta.n_train, alpha).tobytes())
-
-    def write_margins(file: BinaryIO) -> None:
-        _npy_header(file, (n_rows, meta.n_targets), np.dtype(np.float32))
+    def chunks(name: str) -> Iterator[NDArray[Any]]:
+        if name == "masks":
+            for at in range(0, n_rows, step):
+                yield subsets.masks(who.seed, subset[at : at + step], meta.n_train, who.alpha, who.sampling)
+            return
         for header in headers:
-            made = blocks.read(folder / "blocks" / blocks.name(header.start, header.stop), meta.key)[1]["margins"]
-            file.write(np.ascontiguousarray(made[: n_rows - header.start], np.float32).tobytes())
+            made = blocks.read(folder / "blocks" / blocks.name(header.start, header.stop), meta.key)[1][name]
+            yield made[: n_rows - header.start]
+
+    def writer(name: str) -> Callable[[BinaryIO], None]:
+        shape, dtype = meta.schema[name]
+
+        def write(file: BinaryIO) -> None:
+            _npy_header(file, (n_rows, *shape), np.dtype(dtype))
+            for chunk in chunks(name):
+                file.write(np.ascontiguousarray(chunk, dtype).tobytes())
+
+        return write
 
     try:
-        atomic.write(folder / "masks.npy", write_masks)
-        atomic.write(folder / "margins.npy", write_margins)
+        for name in meta.schema:
+            atomic.write(folder / f"{name}.npy", writer(name))
     except blocks.BlockError as error:
         raise BenchError(f"{folder}: {error}; run the same command again to train it anew") from error
     schema = {
-        "masks": {"shape": [meta.n_train], "dtype": "bool_"},
-        "margins": {"shape": [meta.n_targets], "dtype": "float32"},
+        name: {"shape": list(shape), "dtype": "bool_" if dtype == "bool" else dtype}
+        for name, (shape, dtype) in meta.schema.items()
     }
     spec = msgspec.json.format(msgspec.json.encode({"num_models": n_rows, "schema": schema}))
     atomic.write_text(folder / "spec.json", spec.decode() + "\n")
-    atomic.write(folder / "_completed.npy", lambda file: np.save(file, np.ones(n_rows, np.bool_), allow_pickle=False))
-    meta = msgspec.structs.replace(meta, checksums={name: hashing.file(folder / name) for name in _FILES})
+    completed = np.ones(n_rows, np.bool_)
+    completed[meta.diverged] = False
+    atomic.write(folder / "_completed.npy", lambda file: np.save(file, completed, allow_pickle=False))
+    meta = msgspec.structs.replace(meta, checksums={name: hashing.file(folder / name) for name in meta.files})
     atomic.write_text(folder / "meta.json", msgspec.json.format(msgspec.json.encode(meta)).decode() + "\n")
     return meta
 
@@ -325,7 +424,7 @@ def _npy_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
 def damaged(folder: Path, meta: Meta) -> list[str]:
     """Which gathered files are missing or have another content than meta.json says, as sentences."""
     wrong = []
-    for name in _FILES:
+    for name in meta.files:
         path = folder / name
         if not path.is_file():
             wrong.append(f"{name} is missing")
@@ -352,7 +451,8 @@ def verify(folder: Path) -> list[str]:
     meta = truth.meta
     if meta is None:
         return [f"{folder} has no meta.json: nothing can be checked but that the arrays open"]
-    wrong = [f"rows {_spans(np.flatnonzero(~truth.completed))} are not trained"] if not truth.completed.all() else []
+    untrained = np.setdiff1d(np.flatnonzero(~truth.completed), meta.diverged)
+    wrong = [f"rows {_spans(untrained)} are not trained"] if len(untrained) else []
     wrong += damaged(folder, meta)
     subset, group = truth.plan.layout()
     rows = (meta.subset_of_row, meta.group_of_row, meta.seed_of_row)
@@ -363,18 +463,22 @@ def verify(folder: Path) -> list[str]:
     step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
     for at in range(0, len(subset), step):
         part = subset[at : at + step]
-        made = subsets.masks(meta.identity.seed, part, meta.n_train, meta.identity.alpha)
+        who = meta.identity
+        made = subsets.masks(who.seed, part, meta.n_train, who.alpha, who.sampling)
         for row in np.flatnonzero((made != truth.masks[at : at + step]).any(axis=1)):
             wrong.append(f"the mask of row {at + row} is not the one that its seed gives")
+    opened = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta.schema if name != "masks"}
     for header in meta.blocks:
         path = folder / "blocks" / blocks.name(header.start, header.stop)
         try:
-            made = blocks.read(path, meta.key)[1]["margins"][: len(subset) - header.start]
+            stored = blocks.read(path, meta.key)[1]
         except blocks.BlockError as error:
             wrong.append(f"the block {error}")
             continue
-        if not np.array_equal(made, truth.margins[header.start : header.stop], equal_nan=True):
-            wrong.append(f"margins.npy and the block {path.name} differ")
+        for name, values in stored.items():
+            gathered = opened[name][header.start : header.stop]
+            if not np.array_equal(values[: len(subset) - header.start], gathered, equal_nan=True):
+                wrong.append(f"{name}.npy and the block {path.name} differ")
     return wrong
 
 

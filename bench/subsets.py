@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Group = Literal["fit", "tune", "eval"]
+Sampling = Literal["exact", "bernoulli"]
 _MASK, _MODEL = 0, 1  # streams of one root seed
 CHECKPOINT = 2
 
@@ -96,20 +97,60 @@ def subset_size(n_train: int, alpha: float) -> int:
     return size
 
 
-def kept(seed: int, subset: int, n_train: int, alpha: float) -> NDArray[np.int64]:
-    """Sorted indices of the examples that subset number `subset` keeps: exactly `subset_size` of them."""
+def kept(seed: int, subset: int, n_train: int, alpha: float, sampling: Sampling = "exact") -> NDArray[np.int64]:
+    """Sorted indices of the examples that subset number `subset` keeps.
+
+    The subset of a smaller alpha is part of the same number's subset of a larger one: what changes between the
+    ground truths of several alphas is then the alpha, not the luck of the draw.
+
+    Args:
+        seed: root seed.
+        subset: its number.
+        n_train: training examples.
+        alpha: kept fraction.
+        sampling: `exact` keeps exactly `subset_size` examples, `bernoulli` each with probability alpha.
+    """
     rng = np.random.default_rng(np.random.SeedSequence([seed, _MASK, subset]))
+    if sampling == "bernoulli":
+        return np.flatnonzero(rng.random(n_train) < alpha)
     chosen = rng.permutation(n_train)[: subset_size(n_train, alpha)]
     chosen.sort()
     return chosen
 
 
-def masks(seed: int, subset_of_row: NDArray[np.int64], n_train: int, alpha: float) -> NDArray[np.bool_]:
+def masks(
+    seed: int, subset_of_row: NDArray[np.int64], n_train: int, alpha: float, sampling: Sampling = "exact"
+) -> NDArray[np.bool_]:
     """The masks of some rows, bool `[len(subset_of_row), n_train]`."""
     made = np.zeros((len(subset_of_row), n_train), np.bool_)
     for i, subset in enumerate(subset_of_row):
-        made[i, kept(seed, int(subset), n_train, alpha)] = True
+        made[i, kept(seed, int(subset), n_train, alpha, sampling)] = True
     return made
+
+
+def check_classes(
+    seed: int, subset_of_row: NDArray[np.int64], labels: NDArray[np.int64], alpha: float, sampling: Sampling = "exact"
+) -> None:
+    """Refuse subsets that keep no example of a class: their models cannot know it.
+
+    Subsets are drawn and looked at only where classes are so rare that one could be missing.
+
+    Raises:
+        BenchError: there is such a subset.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    # Each class is missed with probability (1 − α)^count; with exactly so many kept, with less.
+    if len(subset_of_row) * ((1 - alpha) ** counts).sum() < 1e-9:
+        return
+    for subset in np.unique(subset_of_row):
+        there = np.bincount(labels[kept(seed, int(subset), len(labels), alpha, sampling)], minlength=classes[-1] + 1)
+        missing = classes[there[classes] == 0]
+        if len(missing):
+            of = counts[classes == missing[0]][0]
+            raise BenchError(
+                f"the subset of row {subset} keeps none of the {of} training examples of class {missing[0]}: raise "
+                f"--alpha from {alpha}, leave that class out of the dataset, or let it be with --allow-empty-classes"
+            )
 
 
 def model_seed(seed: int, row: int) -> np.random.SeedSequence:

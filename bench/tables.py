@@ -54,6 +54,8 @@ def caption(board: Leaderboard) -> list[str]:
         f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (α = {board.alpha:g}, {board.output} margin, "
         f"{board.n_train} train × {board.n_targets} targets); {rows.fit} fit and {rows.tune} tune rows.",
     ]
+    if rows.diverged:
+        lines.append(f"{rows.diverged} models diverged and are left out.")
     if board.ceiling is not None:
         lines.append(f"Noise ceiling: {lds(board.ceiling.lds)} {interval(board.ceiling.ci)}.")
     return lines

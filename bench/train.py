@@ -12,21 +12,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench import memory
 from bench.datasets import Data
 from bench.errors import BenchError
 from bench.models import Flat, build, initialise, parameter_count
 from bench.outputs import cross_entropy_gradient, margins
-from bench.recipes import Output, Recipe
+from bench.recipes import Recipe
+from bench.recorded import Recorded
 
 if TYPE_CHECKING:
     from bench.sequential import Sequential
+
+_MEASURED = 2**26  # numbers that a forward pass may hold at a time: 256 MiB
 
 
 def pick_device(name: str) -> torch.device:
@@ -91,6 +95,7 @@ class Trainer:
     data: Data
     device: torch.device
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
+    _placed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flat(self) -> Flat:
         """A module of the recipe's architecture, its parameters as one vector."""
@@ -103,54 +108,127 @@ class Trainer:
         return parameter_count(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
 
     def inputs(self, part: str) -> tuple[Tensor, Tensor]:
-        """`train` or `test` examples and labels, on the device."""
-        x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
-        return torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
+        """`train` or `test` examples and labels, on the device, where they stay."""
+        if part not in self._placed:
+            x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
+            self._placed[part] = torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
+        return self._placed[part]
+
+    def rows(
+        self, subsets: Sequence[NDArray[np.int64]], seeds: Sequence[np.random.SeedSequence], recorded: Recorded
+    ) -> dict[str, NDArray[Any]]:
+        """Train one model per subset and measure it; as many at once as fit in the free memory.
+
+        Where memory runs out all the same, half as many are tried at once; those that are done are kept.
+
+        Args:
+            subsets: indices of the kept examples, one array per model.
+            seeds: what each model's initialisation and batch order come from.
+            recorded: what to measure.
+
+        Returns:
+            Arrays as `measured` makes them, one row per model.
+
+        Raises:
+            BenchError: there is not even memory for one model.
+        """
+        size, parts, at = self.stack_size(), [], 0
+        while at < len(subsets):
+            size = min(size, len(subsets) - at)
+            try:
+                state = self.train(subsets[at : at + size], seeds[at : at + size])
+                parts.append(self.measured(state, recorded))
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+                if size == 1:
+                    raise BenchError(f"not enough memory on {self.device} to train a single model: {error}") from error
+                memory.release()
+                size //= 2
+            else:
+                at += size
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def stack_size(self) -> int:
+        """Models that are trained at once: what fits into the free memory that is this thread's share."""
+        recipe, shape = self.recipe, self.data.train_x.shape[1:]
+        if not recipe.stacked:
+            return 1
+        parameters = recipe.architecture.parameters(shape, self.data.n_classes)
+        activations = recipe.architecture.activations(shape, self.data.n_classes)
+        each = 4 * (5 * parameters + 3 * min(recipe.batch_size, self.data.n_train) * activations)
+        threads = cpu_threads() if self.device.type == "cpu" else 1
+        return max(1, memory.free(self.device) // (2 * threads * each))
 
     def train(self, subsets: Sequence[NDArray[np.int64]], seeds: Sequence[np.random.SeedSequence]) -> Tensor:
         """Train one model per subset, all at once.
 
         Args:
-            subsets: indices of the kept examples, one array per model, all of one length.
+            subsets: indices of the kept examples, one array per model.
             seeds: what each model's initialisation and batch order come from.
 
         Returns:
-            The parameters, float32 `[models, n_parameters]`, on the device. Each row depends on its own subset and
-            seed alone; the other models in the stack change it by float rounding at most.
+            The states, float32 `[models, n_state]` (see `Flat`), on the device. Each row depends on its own subset
+            and seed alone; the other models in the stack change it by float rounding at most.
         """
         if not self.recipe.stacked:
             return self._sequential.train(subsets, seeds)
-        flat, recipe = self.flat(), self.recipe
-        start, order = [], []
+        start, orders = [], []
         for subset, seed in zip(subsets, seeds, strict=True):
             for_init, for_batches = _child(seed, 0), _child(seed, 1)
-            module = build(recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes)
+            module = build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes)
             initialise(module, int(for_init.generate_state(1, np.uint64)[0] >> 1))
             start.append(Flat(module).vector())
-            order.append(subset[batch_order(len(subset), recipe, np.random.default_rng(for_batches))])
-        parameters = torch.stack(start).to(self.device)
-        batches = torch.from_numpy(np.stack(order, axis=1)).to(self.device)  # [steps, models, batch]
+            orders.append(subset[batch_order(len(subset), self.recipe, np.random.default_rng(for_batches))])
+        made = torch.stack(start).to(self.device)
+        widths = np.array([order.shape[1] for order in orders])  # they differ where a subset is less than one batch
+        for width in np.unique(widths):
+            group = np.flatnonzero(widths == width)
+            made[torch.from_numpy(group)] = self._stack(made[torch.from_numpy(group)], [orders[i] for i in group])
+        return made
+
+    def _stack(self, start: Tensor, orders: Sequence[NDArray[np.int64]]) -> Tensor:
+        """Train from the states `start` `[models, n_state]` on the batches `orders`, each `[steps, batch]`.
+
+        Subsets of different sizes take different numbers of steps: a model that has done its own waits with a
+        learning rate of zero.
+        """
+        flat, recipe = self.flat(), self.recipe
+        steps = max(len(order) for order in orders)
+        padded = np.zeros((steps, len(orders), orders[0].shape[1]), np.int64)
+        rates = np.zeros((steps, len(orders)), np.float32)
+        for i, order in enumerate(orders):
+            padded[: len(order), i] = order
+            rates[: len(order), i] = [recipe.rate(step, len(order)) for step in range(len(order))]
+        equal = bool((rates == rates[:, :1]).all())
+        batches, rate_of = torch.from_numpy(padded).to(self.device), torch.from_numpy(rates).to(self.device)
         x, y = self.inputs("train")
 
         # Separate tensors: as one, their gradients would have to be copied together at every step.
-        pieces = [piece.clone() for piece in flat.pieces(parameters)]
+        pieces = [piece.clone() for piece in flat.pieces(start)]
         momenta = [torch.zeros_like(piece) for piece in pieces]
         forward = torch.func.vmap(flat.of_pieces)
-        steps = len(batches)
         for step, batch in enumerate(batches):
             if self.stop.is_set():
                 raise Stopped
             at = batch.reshape(-1)
             inputs = x.index_select(0, at).view(*batch.shape, *x.shape[1:])
             logits = forward([piece.requires_grad_() for piece in pieces], inputs)
-            slope = cross_entropy_gradient(logits.detach(), y.index_select(0, at).view(batch.shape))
+            labels = y.index_select(0, at).view(batch.shape)
+            slope = cross_entropy_gradient(logits.detach(), labels, recipe.label_smoothing)
             gradients = torch.autograd.grad(logits, pieces, slope)
             with torch.no_grad():
                 for piece, momentum, gradient in zip(pieces, momenta, gradients, strict=True):
                     momentum.mul_(recipe.momentum).add_(gradient)
                     if recipe.weight_decay:
                         momentum.add_(piece, alpha=recipe.weight_decay)
-                    piece.sub_(momentum, alpha=recipe.rate(step, steps))
+                    move = momentum
+                    if recipe.optimiser == "nesterov":
+                        move = gradient.add(piece, alpha=recipe.weight_decay).add_(momentum, alpha=recipe.momentum)
+                    if equal:
+                        piece.sub_(move, alpha=float(rates[step, 0]))
+                    else:
+                        piece.sub_(move * rate_of[step].view(-1, *[1] * (piece.dim() - 1)))
         return torch.cat([piece.detach().flatten(1) for piece in pieces], 1)
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
@@ -169,9 +247,49 @@ class Trainer:
         x, y = torch.from_numpy(self.data.train_x), torch.from_numpy(self.data.train_y)
         return Sequential(self.recipe, x, y, self.data.n_classes, self.device, self.stop)
 
-    def test_margins(self, parameters: Tensor, output: Output) -> NDArray[np.float32]:
-        """Margins of every model on every target, float32 `[models, n_targets]`."""
-        x, y = self.inputs("test")
-        per_model = max(1, 2**26 // max(1, len(y) * self.data.n_classes))  # keeps the logits under 256 MiB
-        made = [margins(self.logits(part, x), y, output).cpu() for part in parameters.split(per_model)]
-        return torch.cat(made).numpy()
+    def measured(self, state: Tensor, recorded: Recorded) -> dict[str, NDArray[Any]]:
+        """What is recorded of every model, in float32 and booleans, before it is stored.
+
+        Args:
+            state: `[models, n_state]`.
+            recorded: which arrays.
+
+        Returns:
+            `margins` `[models, n_targets]`, `correct` bool of the same shape, and of the others what `recorded.keep`
+            names: `logits`, `train_margins`, `train_correct`.
+        """
+        found = self._measured(state, "test", recorded)
+        if "train_margins" in recorded.keep or "train_correct" in recorded.keep:
+            on_train = self._measured(state, "train", recorded)
+            found |= {f"train_{name}": on_train[name] for name in ("margins", "correct")}
+        return {name: part for name, part in found.items() if name in ("margins", "correct", *recorded.keep)}
+
+    def _measured(self, state: Tensor, part: str, recorded: Recorded) -> dict[str, NDArray[Any]]:
+        x, y = self.inputs(part)
+        wanted = (
+            ("margins", "correct", "logits") if part == "test" and "logits" in recorded.keep else ("margins", "correct")
+        )
+        made: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        shape = self.data.train_x.shape[1:]
+        each = (
+            self.recipe.architecture.activations(shape, self.data.n_classes)
+            if self.recipe.stacked
+            else self.data.n_classes
+        )
+        per_chunk = max(1, _MEASURED // each)  # examples of all models in the chunk
+        models = max(1, min(len(state), per_chunk // min(len(y), per_chunk)))
+        examples = max(1, per_chunk // models)
+        for some in state.split(models):
+            found: dict[str, list[Tensor]] = {name: [] for name in made}
+            for inputs, labels in zip(x.split(examples), y.split(examples), strict=True):
+                logits = self.logits(some, inputs)
+                chunk = {
+                    "margins": margins(logits, labels, recorded.output),
+                    "correct": logits.argmax(-1) == labels,
+                    "logits": logits,
+                }
+                for name, chunks in found.items():
+                    chunks.append(chunk[name].cpu())
+            for name, chunks in found.items():
+                made[name].append(torch.cat(chunks, 1))
+        return {name: torch.cat(chunks).numpy() for name, chunks in made.items()}

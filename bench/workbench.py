@@ -99,6 +99,12 @@ class Bench:
         if identity.recipe != hashing.recipe(setting.recipe):
             raise InputError(f"{store} was trained by another recipe than {setting.name} has now: train it again")
         groups = [truth.of_group(group, n_rows) for group in ("fit", "tune", "eval")]
+        diverged = sum(row < n_rows for row in truth.meta.diverged)
+        if diverged and (len(groups[0]) < 1 or len(groups[2]) < 2 * identity.plan.repeats):
+            raise BenchError(
+                f"{store}: {diverged} of {n_rows} models diverged, and too few are left to judge by: lower the "
+                "recipe's learning rate"
+            )
         trainer = Trainer(setting.recipe, data, pick_device(device))
         pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
         return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, n_rows)

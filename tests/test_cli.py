@@ -329,7 +329,9 @@ def test_run_report_and_verify(main: Main, toy_run: Path) -> None:
     assert (toy_run / "report.html").is_file()
     assert main("report", "run/leaderboard.json") == (0, out, "")
     assert json.loads(main("report", "run", "--json")[1]) == written
-    assert main("verify", "run/ground-truth") == (0, "run/ground-truth is sound\n", "")
+    code, out, told = main("verify", "run/ground-truth")
+    assert (code, out) == (0, "run/ground-truth is sound\n")
+    assert "no row was trained again: there is no setting 'toy/logreg'" in told
     with (toy_run / "ground-truth/margins.npy").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\xff")

@@ -22,6 +22,7 @@ from bench import blocks, cli, launch, store, subsets
 from bench.errors import BenchError
 from bench.launch import Request, make
 from bench.progress import Progress
+from bench.recorded import Recorded
 from bench.subsets import Plan
 from bench.train import Trainer, pick_device
 
@@ -38,8 +39,8 @@ class Noise(Dataset):
 
     def load(self, files):
         rng = np.random.default_rng(0)
-        x, y = rng.standard_normal((50, 5)).astype(np.float32), rng.integers(0, 3, 50)
-        return Data(x[:40], y[:40], x[40:], y[40:], 3)
+        x, y = rng.standard_normal((50, 5)).astype(np.float32), np.arange(50) % 2
+        return Data(x[:40], y[:40], x[40:], y[40:], 2)
 '''
 
 
@@ -109,7 +110,7 @@ def test_trains_what_the_seeds_say(tmp_path: Path, toy_request: Request, quiet: 
     subset, _ = toy_request.plan.layout()
     for row in range(30):
         kept = subsets.kept(0, int(subset[row]), 40, 0.5)
-        alone = trainer.test_margins(trainer.train([kept], [subsets.model_seed(0, row)]), "logsumexp")
+        alone = trainer.measured(trainer.train([kept], [subsets.model_seed(0, row)]), Recorded())["margins"]
         np.testing.assert_allclose(margins[row], alone[0], atol=1e-5)
 
 
@@ -192,10 +193,10 @@ def test_error_in_a_block_keeps_the_others(
     folder, write = tmp_path / "s", blocks.write
     monkeypatch.setattr("bench.train.cpu_threads", lambda: 1)
 
-    def failing(folder: Path, key: str, start: int, *rest: Any) -> Path:
+    def failing(folder: Path, key: str, start: int, *rest: Any, **found: Any) -> blocks.Header:
         if start == 16:
             raise BenchError("no")
-        return write(folder, key, start, *rest)
+        return write(folder, key, start, *rest, **found)
 
     monkeypatch.setattr(blocks, "write", failing)
     with pytest.raises(BenchError, match="no"):

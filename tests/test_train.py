@@ -20,6 +20,7 @@ from bench.datasets import Architecture, Data, Recipe
 from bench.errors import BenchError, InputError
 from bench.models import Flat, build, initialise
 from bench.outputs import margins
+from bench.recorded import Recorded
 from bench.train import Trainer, batch_order, one_torch_thread, pick_device
 
 CPU = torch.device("cpu")
@@ -260,7 +261,7 @@ def test_unknown_output_is_refused() -> None:
 def test_margins_of_a_stack_are_each_models_own(toy_data: Data) -> None:
     trainer = Trainer(PLAIN, toy_data, CPU)
     parameters = torch.from_numpy(train(PLAIN, toy_data, range(3)))
-    found = trainer.test_margins(parameters, "logsumexp")
+    found = trainer.measured(parameters, Recorded())["margins"]
     assert found.shape == (3, 10)
     assert found.dtype == np.float32
     x, y = torch.from_numpy(toy_data.test_x), torch.from_numpy(toy_data.test_y)
@@ -303,6 +304,6 @@ def test_cuda_agrees_with_the_cpu(toy_data: Data, architecture: Architecture) ->
     made = {}
     for device in (CPU, torch.device("cuda")):
         trainer = Trainer(recipe, toy_data, device)
-        made[device.type] = trainer.test_margins(trainer.train(chosen, seeds), "logsumexp")
+        made[device.type] = trainer.measured(trainer.train(chosen, seeds), Recorded())["margins"]
     np.testing.assert_allclose(made["cuda"], made["cpu"], atol=1e-4)
     assert torch.equal(before, torch.cuda.get_rng_state())

@@ -19,6 +19,7 @@ from bench import datasets, launch, subsets
 from bench.files import Files
 from bench.models import build, initialise
 from bench.outputs import margins
+from bench.recorded import Recorded
 from bench.train import Trainer, batch_order, cpu_threads, one_torch_thread
 
 ALPHA = 0.5
@@ -61,9 +62,8 @@ def batched(made: Trainer, rows: range) -> NDArray[np.float32]:
 
     def block(span: tuple[int, int]) -> int:
         chosen = [subsets.kept(0, row, made.data.n_train, ALPHA) for row in range(*span)]
-        found[span[0]] = made.test_margins(
-            made.train(chosen, [subsets.model_seed(0, row) for row in range(*span)]), "logsumexp"
-        )
+        seeds = [subsets.model_seed(0, row) for row in range(*span)]
+        found[span[0]] = made.rows(chosen, seeds, Recorded())["margins"]
         return len(chosen)
 
     spans = [(at, min(at + launch.BLOCK_ROWS, rows.stop)) for at in range(rows.start, rows.stop, launch.BLOCK_ROWS)]

@@ -1,0 +1,153 @@
+"""How far a ground truth is, and whether its rows are what they say they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from bench import external, hashing, launch, store, subsets
+from bench.errors import BenchError, InputError
+from bench.store import GroundTruth, Identity
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.datasets import Data, Setting
+
+_TOLERANCE = 1e-3  # absolute and relative: other batches, threads and libraries round otherwise
+
+
+def stores_in(folder: Path) -> list[Path]:
+    """The stores of a family (`folder/alpha-…`), or the folder itself.
+
+    Raises:
+        InputError: there is no store.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a ground-truth store: there is no such folder")
+    members = sorted(p.parent for p in folder.glob("alpha-*/identity.json"))
+    if not members and not (folder / "identity.json").is_file() and not (folder / "masks.npy").is_file():
+        raise InputError(f"{folder} is not a ground-truth store: it has no identity.json; bench train makes one")
+    return members or [folder]
+
+
+def lines(folder: Path) -> list[str]:
+    """What there is of a store and what is missing, as text.
+
+    Raises:
+        InputError: it is not a store that was made here, or its identity.json is torn.
+    """
+    worker = external.read_identity(folder)
+    if worker is not None:
+        return external.status(folder, worker)
+    path = folder / "identity.json"
+    try:
+        who = msgspec.json.decode(path.read_bytes(), type=Identity)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}): name a store that bench train made") from error
+    found = store.find_blocks(folder, who.key)
+    done = sum(block.stop - block.start for block in found.good)
+    asked = _asked(folder) or max((block.stop for block in found.good), default=0)
+    missing = sum(stop - start for start, stop in store.missing_rows(found.good, asked))
+    about = f"{who.setting}, alpha {who.alpha:g}, seed {who.seed}, {who.output} margins, {who.sampling} subsets"
+    share = f"{1 - missing / asked:.0%}" if asked else "0%"
+    told = [about, f"rows: {asked - missing} of {asked} done ({share}), in {len(found.good)} blocks"]
+    if done:
+        seconds = sum(block.seconds for block in found.good)
+        accuracy = sum(block.accuracy * (block.stop - block.start) for block in found.good) / done
+        told.append(f"speed: {seconds / done:.3g} s per model and worker; accuracy {accuracy:.1%}")
+    diverged = [row for block in found.good for row in block.diverged]
+    if diverged:
+        told.append(
+            f"diverged: {len(diverged)} rows ({', '.join(map(str, diverged[:10]))}{', …' * (len(diverged) > 10)})"
+        )
+    told += [f"bad: {sentence}" for sentence in found.bad]
+    told.append("arrays: " + _arrays(folder, who.key, asked))
+    return told
+
+
+def _asked(folder: Path) -> int:
+    try:
+        return msgspec.json.decode((folder / store.ASKED).read_bytes(), type=store.Asked).models
+    except (OSError, msgspec.DecodeError):
+        return 0
+
+
+def _arrays(folder: Path, key: str, asked: int) -> str:
+    try:
+        meta = store.read_meta(folder)
+    except InputError as error:
+        return str(error)
+    if meta is None:
+        return "not gathered yet"
+    if meta.key != key:
+        return "of an earlier ground truth; the next run gathers them anew"
+    rows = len(meta.subset_of_row)
+    return f"{rows} rows gathered" + ("" if rows == asked else f" of {asked}")
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """What came of training some rows again.
+
+    Attributes:
+        rows: which were; wrong: sentences on those that came out otherwise; why_not: why none could be, or None.
+    """
+
+    rows: NDArray[np.int64]
+    wrong: list[str]
+    why_not: str | None = None
+
+
+def retrain(truth: GroundTruth, setting: Setting, data: Data, count: int, device: str) -> Retrained:
+    """Train `count` random rows of a store again and compare their margins.
+
+    Raises:
+        BenchError: no such device.
+    """
+    from bench.train import Trainer, one_torch_thread, pick_device
+
+    meta = truth.meta
+    none = np.zeros(0, np.int64)
+    if meta is None:
+        return Retrained(none, [], "it has no meta.json")
+    who = meta.identity
+    now = {
+        "data": hashing.data(data),
+        "recipe": hashing.recipe(setting.recipe),
+        "code": hashing.training_code(),
+        "device": launch.device_kind(device if device != "auto" or who.device != "cpu" else "cpu"),
+    }
+    changed = [name for name, value in now.items() if value != getattr(who, name)]
+    if changed:
+        return Retrained(none, [], f"it was made by other {' and '.join(changed)} than here and now")
+    rng = np.random.default_rng()  # other rows every time
+    good = np.flatnonzero(truth.completed)
+    rows = np.sort(rng.choice(good, min(count, len(good)), replace=False))
+    chosen = [subsets.kept(who.seed, meta.subset_of_row[row], data.n_train, who.alpha, who.sampling) for row in rows]
+    seeds = [subsets.model_seed(who.seed, int(row)) for row in rows]
+    trainer = Trainer(setting.recipe, data, pick_device(now["device"]))
+    with one_torch_thread():
+        made = trainer.rows(chosen, seeds, replace(who.recorded, keep=()))["margins"]
+    wrong = []
+    for row, margins in zip(rows, made, strict=True):
+        stored = np.asarray(truth.margins[row], np.float32)
+        apart = np.abs(margins - stored) - _TOLERANCE * np.abs(stored)
+        if not (apart <= _TOLERANCE).all():
+            wrong.append(f"row {row} trained again has margins up to {np.nanmax(np.abs(margins - stored)):.3g} apart")
+    return Retrained(rows, wrong)
+
+
+def setting_of(truth: GroundTruth) -> str:
+    """The setting that a store names.
+
+    Raises:
+        BenchError: it names none.
+    """
+    if truth.meta is None:
+        raise BenchError(f"{truth.path} has no meta.json, which names its setting: give it with --setting")
+    return truth.meta.identity.setting
