@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,12 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import networks, sequential, subsets
-from bench.datasets import Architecture, Data, Recipe
+from bench import launch, networks, sequential, subsets
+from bench.datasets import Architecture, Data, Dataset, Recipe, Setting
+from bench.files import Files
+from bench.launch import Request
 from bench.models import Flat, build, initialise
 from bench.outputs import margins
+from bench.progress import Progress
 from bench.recipes import Augmentation
 from bench.sequential import Network
+from bench.subsets import Plan
 from bench.train import Stopped, Trainer, batch_order
 
 CPU = torch.device("cpu")
@@ -215,6 +220,31 @@ def test_global_state_is_left_alone() -> None:
     trainer.stop.set()
     with _untouched(), pytest.raises(Stopped):
         trainer.train(*rows(1))
+
+
+def test_ground_truth_of_a_network(tmp_path: Path, quiet: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way to a store, in threads: its margins are those of each model made by itself."""
+    made, data = recipe("airbench", epochs=1, augmentation=ALL, mirror=True), pictures()
+
+    class Pictures(Dataset):
+        models: ClassVar = {"airbench": made}
+
+        def load(self, files: Files) -> Data:  # noqa: ARG002
+            return data
+
+    request = Request(Setting("pictures", "airbench", Pictures(), {}, made), data, Plan(12, 2), device="cpu")
+    monkeypatch.setattr(launch, "ALONE_ROWS", 4)
+    meta = launch.make(request, tmp_path / "truth", quiet)
+    assert meta is not None
+    assert len(meta.blocks) > 2
+    stored = np.load(tmp_path / "truth" / "margins.npy")
+    trainer = Trainer(made, data, CPU)
+    x, y = trainer.inputs("test")
+    for row in (0, meta.subset_of_row.index(5)):
+        subset = subsets.kept(0, meta.subset_of_row[row], 60, 0.5)
+        state = trainer.train([subset], [subsets.model_seed(0, row)])
+        alone = margins(trainer.logits(state, x), y)[0]
+        np.testing.assert_allclose(stored[row], alone, atol=1e-3)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.5, 0.8])
