@@ -102,7 +102,10 @@ def _compile_options() -> dict[str, bool | str | int | Callable[..., object]]:
     """Inductor picks no kernel by timing it: two processes would pick different ones, and train different models."""
     from torch._inductor import config
 
-    return {"deterministic": True} if hasattr(config, "deterministic") else {}
+    options: dict[str, bool | str | int | Callable[..., object]] = {"shape_padding": False}
+    if hasattr(config, "deterministic"):  # since torch 2.10
+        options["deterministic"] = True
+    return options
 
 
 @cache
