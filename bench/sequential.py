@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from bench.train import Stopped, _child, batch_order
 COMPILE = "BENCH_COMPILE"
 """Environment variable: `0` keeps networks from being compiled on CUDA. Other roundings, the same distribution."""
 
-_PREDICT = 1000  # examples in a forward pass of an evaluation
+_PIXELS = 2**20  # of all images in a forward pass of an evaluation: what bounds its memory
 _LOOKAHEAD_DECAY = 0.95
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -218,7 +219,7 @@ class Sequential:
 
     def _logits(self, module: nn.Module, x: Tensor) -> Tensor:
         parts = []
-        for part in x.split(_PREDICT):
+        for part in x.split(max(1, _PIXELS // (self.image[1] * self.image[2]))):
             logits = module(part)
             if self.recipe.mirror:
                 mirrored = part.reshape(-1, *self.image).flip(-1).reshape(part.shape)
@@ -238,10 +239,10 @@ def _optimiser(recipe: Recipe, module: nn.Module, *, fast: bool) -> torch.optim.
     """
     shifts = networks.norm_biases(module) if recipe.norm_bias_lr != 1 else []
     known = {id(p) for p in shifts}
-    groups = [{"params": [p for p in module.parameters() if id(p) not in known]}]
+    groups: list[dict[str, Any]] = [{"params": [p for p in module.parameters() if id(p) not in known]}]
     if shifts:
         faster, decay = recipe.lr * recipe.norm_bias_lr, recipe.weight_decay / recipe.norm_bias_lr
-        groups.append({"params": shifts, "lr": faster, "weight_decay": decay})  # type: ignore[dict-item]
+        groups.append({"params": shifts, "lr": faster, "weight_decay": decay})
     return torch.optim.SGD(
         groups,
         lr=recipe.lr,

@@ -316,7 +316,7 @@ def test_lookahead_ends_on_the_slow_weights(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_logits_are_those_of_the_module(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequential, "_PREDICT", 7)
+    monkeypatch.setattr(sequential, "_PIXELS", 7 * 144)
     data = pictures()
     trainer = Trainer(recipe("airbench", mirror=mirror), data, CPU)
     states = trainer.train(*rows(2))
