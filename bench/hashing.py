@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).resolve().parent
 _PRESENTING = ("__main__.py", "cli.py", "progress.py", "report.py", "tables.py")
 _TRAINING = (
+    "augment.py",
     "fused.py",
     "kernels/sgd.py",
     "models.py",
+    "networks.py",
     "outputs.py",
     "recipes.py",
+    "sequential.py",
     "subsets.py",
     "train.py",
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import InputError
+from bench.networks import NETWORKS
 from bench.recipes import Architecture
 
 _DRAWING = threading.Lock()
@@ -49,8 +50,11 @@ def build(architecture: Architecture, input_shape: Sequence[int], n_classes: int
     with _drawing(0):
         if architecture.name in ("logreg", "mlp"):
             return _dense(architecture, math.prod(input_shape), n_classes, flat=len(input_shape) == 1)
-        channels, height, width = _image(architecture, input_shape)
-        return _convolutional(architecture, channels, height, width, n_classes)
+        image = image_shape(architecture, input_shape)
+        if architecture.name == "cnn":
+            return _convolutional(architecture, *image, n_classes)
+        network = NETWORKS[architecture.name](architecture.hidden, image, n_classes).eval()
+        return nn.Sequential(nn.Unflatten(1, image), network).eval() if architecture.image else network
 
 
 def _dense(architecture: Architecture, n_inputs: int, n_classes: int, *, flat: bool) -> nn.Module:
@@ -61,7 +65,12 @@ def _dense(architecture: Architecture, n_inputs: int, n_classes: int, *, flat: b
     return nn.Sequential(*layers, Linear(sizes[-1], n_classes))
 
 
-def _image(architecture: Architecture, input_shape: Sequence[int]) -> tuple[int, int, int]:
+def image_shape(architecture: Architecture, input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """Channels, height and width of the images that inputs of this shape are.
+
+    Raises:
+        InputError: they are none.
+    """
     shape = tuple(architecture.image or input_shape)
     if len(shape) != 3 or math.prod(shape) != math.prod(input_shape):
         raise InputError(
@@ -112,25 +121,26 @@ class Flat:
         self.shapes = [tensor.shape for _, tensor in (*parameters, *buffers)]
         self.sizes = [tensor.numel() for _, tensor in (*parameters, *buffers)]
         self.n_parameters = sum(p.numel() for _, p in parameters)
-        self.module = module
+        self.module, self._n_tensors = module, len(parameters)
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """The module's own parameters and float buffers, in order."""
         buffers = [b for b in self.module.buffers() if b.is_floating_point()]
         return [*self.module.parameters(), *buffers]
 
     def vector(self) -> Tensor:
         """The module's present state, float32 `[n_state]`."""
-        return torch.cat([tensor.detach().reshape(-1) for tensor in self._tensors()])
+        return torch.cat([tensor.detach().reshape(-1) for tensor in self.tensors()])
 
     def load(self, vector: Tensor) -> nn.Module:
         """Copy `vector` into the module and return it."""
         with torch.no_grad():
-            for tensor, piece in zip(self._tensors(), vector.split(self.sizes), strict=True):
+            for tensor, piece in zip(self.tensors(), vector.split(self.sizes), strict=True):
                 tensor.copy_(piece.view_as(tensor))
         return self.module
 
     def __call__(self, vector: Tensor, x: Tensor) -> Tensor:
-        """Logits of `module` with the state in `vector`: differentiable in it, and made for torch.func."""
+        """Logits of `module` with the state in `vector`: differentiable in its parameters, and made for torch.func."""
         return self.of_pieces(self.pieces(vector), x)
 
     def pieces(self, vectors: Tensor) -> list[Tensor]:
@@ -139,6 +149,7 @@ class Flat:
         return [p.view(*vectors.shape[:-1], *s) for p, s in zip(parts, self.shapes, strict=True)]
 
     def of_pieces(self, pieces: Sequence[Tensor], x: Tensor) -> Tensor:
-        """Logits of `module` with the state in `pieces`."""
-        named = dict(zip(self.names, pieces, strict=True))
+        """Logits of `module` with the state in `pieces`; the gradient in its buffers is zero."""
+        count = self._n_tensors
+        named = dict(zip(self.names, [*pieces[:count], *(b.detach() for b in pieces[count:])], strict=True))
         return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]

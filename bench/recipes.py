@@ -112,7 +112,10 @@ class Recipe:
         optimiser: `sgd` with heavy-ball momentum, or `nesterov`'s.
         label_smoothing: share of each label that is spread evenly over all classes.
         augmentation: of the training images.
-        norm_bias_lr: the biases of normalisation layers learn so many times faster.
+        norm_bias_lr: the biases of normalisation layers learn so many times faster, with a weight decay that is as many
+            times smaller.
+        lookahead: every so many steps, weights go back part of the way to a slow average of theirs (Zhang et al. 2019,
+            by the schedule of Jordan 2024); 0 for never.
         mirror: logits of a test image are the mean of its own and its mirror image's.
         evidence: what the recipe was seen to do.
     """
@@ -129,13 +132,14 @@ class Recipe:
     label_smoothing: float = 0.0
     augmentation: Augmentation = Augmentation()
     norm_bias_lr: float = 1.0
+    lookahead: int = 0
     mirror: bool = False
     evidence: Evidence | None = field(default=None, compare=False)
 
     @property
     def stacked(self) -> bool:
         """Whether many models train at once; else one after another, each as fast as it can."""
-        return self.architecture.stacked and not self.augmentation and not self.mirror
+        return self.architecture.stacked and not (self.augmentation or self.mirror or self.lookahead)
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""

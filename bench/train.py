@@ -12,7 +12,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from bench.models import Flat, build, initialise, parameter_count
 from bench.outputs import cross_entropy_gradient, margins
 from bench.recipes import Recipe
 from bench.recorded import Recorded
+
+if TYPE_CHECKING:
+    from bench.sequential import Sequential
 
 _MEASURED = 2**26  # numbers that a forward pass may hold at a time: 256 MiB
 
@@ -94,6 +98,7 @@ class Trainer:
     device: torch.device
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
     fused: bool = True
+    _placed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flat(self) -> Flat:
         """A module of the recipe's architecture, its parameters as one vector."""
@@ -106,9 +111,11 @@ class Trainer:
         return parameter_count(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
 
     def inputs(self, part: str) -> tuple[Tensor, Tensor]:
-        """`train` or `test` examples and labels, on the device."""
-        x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
-        return torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
+        """`train` or `test` examples and labels, on the device, where they stay."""
+        if part not in self._placed:
+            x, y = (self.data.train_x, self.data.train_y) if part == "train" else (self.data.test_x, self.data.test_y)
+            self._placed[part] = torch.from_numpy(x).to(self.device), torch.from_numpy(y).to(self.device)
+        return self._placed[part]
 
     def rows(
         self, subsets: Sequence[NDArray[np.int64]], seeds: Sequence[np.random.SeedSequence], recorded: Recorded
@@ -171,6 +178,8 @@ class Trainer:
             The states, float32 `[models, n_state]` (see `Flat`), on the device. Each row depends on its own subset
             and seed alone; the other models in the stack change it by float rounding at most.
         """
+        if not self.recipe.stacked:
+            return self._sequential.train(subsets, seeds)
         start, orders = [], []
         flat = Flat(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
         for subset, seed in zip(subsets, seeds, strict=True):
@@ -236,11 +245,21 @@ class Trainer:
 
     def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`."""
+        if not self.recipe.stacked:
+            return self._sequential.logits(parameters, x)
         if self._uses_kernels:
             return torch.from_numpy(fused.logits(self.recipe, parameters.numpy(), x.numpy(), self.data.n_classes))
         forward = torch.func.vmap(self.flat(), in_dims=(0, None))
         with torch.no_grad():
             return forward(parameters, x)
+
+    @cached_property
+    def _sequential(self) -> Sequential:
+        """Trains what does not stack; it keeps the training set on the device."""
+        from bench.sequential import Sequential  # which imports this module
+
+        x, y = torch.from_numpy(self.data.train_x), torch.from_numpy(self.data.train_y)
+        return Sequential(self.recipe, x, y, self.data.n_classes, self.device, self.stop)
 
     def measured(self, state: Tensor, recorded: Recorded) -> dict[str, NDArray[Any]]:
         """What is recorded of every model, in float32 and booleans, before it is stored.
