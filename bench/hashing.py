@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from bench.datasets import Data
 
 _HERE = Path(__file__).resolve().parent
-_PRESENTING = ("__main__.py", "cli.py", "progress.py", "report.py", "tables.py")
+_PRESENTING = (
+    "__main__.py",
+    "cli.py",
+    "commands.py",
+    "evidence.py",
+    "progress.py",
+    "report.py",
+    "status.py",
+    "tables.py",
+)
 _TRAINING = (
     "augment.py",
     "fused.py",

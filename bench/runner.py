@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import numpy as np
 
-from bench import atomic, datasets, external, hashing, launch, methods, results, status
-from bench import store as stores
+from bench import atomic, datasets, hashing, launch, methods, results
 from bench.errors import BenchError, InputError, MethodError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
@@ -23,7 +22,6 @@ from bench.progress import Progress
 from bench.recipes import Output
 from bench.recorded import Dtype, Extra, Recorded
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
-from bench.scorer import LDS, lds
 from bench.store import GroundTruth, Meta
 from bench.subsets import Plan, Sampling
 from bench.workbench import Bench, Judge
@@ -250,7 +248,7 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         name=one.name,
         params=parameters,
         status="ok",
-        reason=f"no target has a correlation ({_why(found)})" if lds_value is None else None,
+        reason=f"no target has a correlation ({found.why_not})" if lds_value is None else None,
         lds=lds_value,
         ci=None if lds_value is None else found.ci,
         n_excluded=found.n_excluded,
@@ -265,10 +263,6 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
 def _sentence(error: BaseException) -> str:
     text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
-
-
-def _why(found: LDS) -> str:
-    return ", ".join(f"{why}: {count}" for why, count in {**found.excluded, **found.zeroed}.items())
 
 
 def _file_name(name: str) -> str:
@@ -326,43 +320,6 @@ def train(
     return [launch.make(one, folder, progress) for one, folder in requests or [(request, store)]]
 
 
-def verify(
-    store: Path, count: int, setting: str | None, device: str, data_dir: str | None, allow_modified_data: bool = False
-) -> tuple[list[str], str]:
-    """Everything that is wrong with a store, as sentences, and what was done about its rows, as another.
-
-    Args:
-        store: its folder.
-        count: rows to train again.
-        setting: what to train them by; by default the setting that the store names.
-        device: where to.
-        data_dir: where the dataset's files are.
-        allow_modified_data: whether they may be other than the published ones.
-
-    Raises:
-        BenchError: it is not a store that was made here, or `count` is negative.
-    """
-    if count < 0:
-        raise BenchError(f"--retrain is {count}: it cannot be negative")
-    wrong = external.verify(store)
-    if wrong is not None:
-        return wrong, "no row was trained again: the rows are a worker's"
-    wrong = stores.verify(store)
-    if wrong or not count:
-        return wrong, "no row was trained again"
-    truth = GroundTruth.open(store)
-    try:
-        made = datasets.setting(setting or status.setting_of(truth))
-        found = status.retrain(truth, made, load(made, data_dir, allow_modified_data), count, device)
-    except BenchError as error:
-        hint = "" if setting else "; --setting names another, such as a file's"
-        return wrong, f"no row was trained again: {error}{hint}"
-    if found.why_not is not None:
-        return wrong, f"no row was trained again: {found.why_not}"
-    numbers = ", ".join(map(str, found.rows))
-    return found.wrong, f"trained again: row{'s' * (len(found.rows) > 1)} {numbers}"
-
-
 def family(store: Path, alphas: Sequence[float]) -> list[tuple[float, Path]]:
     """The folders of the stores of several alphas, all below one."""
     return [(alpha, store / f"alpha-{alpha:g}") for alpha in sorted(set(alphas))]
@@ -404,50 +361,3 @@ def attribute(
     atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
     stamped = stamp(data.origin)
     return cost, [*notes, stamped] if stamped else notes
-
-
-def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:
-    """LDS of three .npy files, as `bench lds --json` prints it.
-
-    Raises:
-        InputError: a file is missing or not a .npy array, or the arrays do not fit (see `bench.lds`).
-    """
-    arrays = [_open_array(name, path) for name, path in (("scores", scores), ("masks", masks), ("margins", margins))]
-    found = lds(*arrays, precision=precision)
-    if np.isnan(found.mean):
-        raise InputError(
-            f"{scores} has no LDS against {margins}: every one of {found.n_targets} targets is excluded ({_why(found)})"
-        )
-    if per_target is not None:
-        path = Path(per_target)
-        if path.is_dir() or not path.parent.is_dir():
-            raise InputError(f"--per-target: cannot write {path}: name a file in a folder that exists")
-        atomic.write(path, lambda file: np.save(file, found.per_target, allow_pickle=False))
-    return {
-        "lds": found.mean,
-        "ci": list(found.ci),
-        "n_subsets": found.n_subsets,
-        "n_targets": found.n_targets,
-        "n_excluded": found.n_excluded,
-        "n_tied": found.n_tied,
-        "stderr": found.stderr,
-        "excluded": found.excluded,
-    }
-
-
-def _open_array(name: str, path: str) -> NDArray[Any]:
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(6)
-        if start != b"\x93NUMPY" and not start.startswith(b"PK"):
-            raise InputError(f"--{name}: {path} is not a .npy file: write one with numpy.save")
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"--{name}: cannot read {path}: {error.strerror or error}; name a .npy file") from error
-    except Exception as error:  # numpy has many: torn zip, torn header, Python objects, shorter than it says
-        raise InputError(f"--{name}: {path} is not a whole .npy array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"--{name}: {path} is an archive of several arrays; give a .npy file with one")
-    return array

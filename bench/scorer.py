@@ -68,6 +68,11 @@ class LDS:
     n_tied: int
     influence: Floats = field(repr=False)
 
+    @property
+    def why_not(self) -> str:
+        """Why targets have no correlation, and how many each."""
+        return ", ".join(f"{why}: {count}" for why, count in {**self.excluded, **self.zeroed}.items())
+
 
 @dataclass(frozen=True)
 class MarginRanks:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from bench import external, hashing, launch, store, subsets
+from bench import datasets, external, hashing, launch, runner, store, subsets
 from bench.errors import BenchError, InputError
 from bench.store import GroundTruth, Identity
 
@@ -151,3 +151,40 @@ def setting_of(truth: GroundTruth) -> str:
     if truth.meta is None:
         raise BenchError(f"{truth.path} has no meta.json, which names its setting: give it with --setting")
     return truth.meta.identity.setting
+
+
+def verify(
+    folder: Path, count: int, setting: str | None, device: str, data_dir: str | None, allow_modified_data: bool = False
+) -> tuple[list[str], str]:
+    """Everything that is wrong with a store, as sentences, and what was done about its rows, as another.
+
+    Args:
+        folder: the store.
+        count: rows to train again.
+        setting: what to train them by; by default the setting that the store names.
+        device: where to.
+        data_dir: where the dataset's files are.
+        allow_modified_data: whether they may be other than the published ones.
+
+    Raises:
+        BenchError: it is not a store that was made here, or `count` is negative.
+    """
+    if count < 0:
+        raise BenchError(f"--retrain is {count}: it cannot be negative")
+    wrong = external.verify(folder)
+    if wrong is not None:
+        return wrong, "no row was trained again: the rows are a worker's"
+    wrong = store.verify(folder)
+    if wrong or not count:
+        return wrong, "no row was trained again"
+    truth = GroundTruth.open(folder)
+    try:
+        made = datasets.setting(setting or setting_of(truth))
+        found = retrain(truth, made, runner.load(made, data_dir, allow_modified_data), count, device)
+    except BenchError as error:
+        hint = "" if setting else "; --setting names another, such as a file's"
+        return wrong, f"no row was trained again: {error}{hint}"
+    if found.why_not is not None:
+        return wrong, f"no row was trained again: {found.why_not}"
+    numbers = ", ".join(map(str, found.rows))
+    return found.wrong, f"trained again: row{'s' * (len(found.rows) > 1)} {numbers}"

@@ -1,0 +1,172 @@
+"""meta.json: what a ground truth was made from, and by."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from bench import blocks, hashing
+from bench.errors import InputError
+from bench.recipes import Output
+from bench.recorded import Dtype, Extra, Recorded
+from bench.subsets import Sampling
+
+FORMAT = 1
+ASKED = "asked.json"
+
+
+class PlanMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`bench.subsets.Plan`, as stored."""
+
+    repeats: int
+    eval_subsets: int
+    tune_rows: int
+    judge_only: bool = False
+
+
+class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the rows come from. The first part a user names, the hashes follow from files and code.
+
+    Attributes:
+        setting: `dataset/model` with its parameters.
+        alpha: kept fraction; seed: the root seed; output: the model output; plan: the roles of rows.
+        device: `cpu` or `cuda`: the same seed gives the same floats, to rounding, on one kind of device only.
+        data, recipe, code: content hashes (`bench.hashing`).
+        sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
+    """
+
+    setting: str
+    alpha: float
+    seed: int
+    output: Output
+    plan: PlanMeta
+    device: str
+    data: str
+    recipe: str
+    code: str
+    sampling: Sampling = "exact"
+    dtype: Dtype = "float32"
+    keep: tuple[Extra, ...] = ()
+
+    @property
+    def recorded(self) -> Recorded:
+        """What is kept of each model."""
+        return Recorded(self.output, self.dtype, self.keep)
+
+    @property
+    def key(self) -> str:
+        """Hash of all of it."""
+        return hashing.digest(msgspec.to_builtins(self))
+
+    def clash(self, other: Identity) -> str | None:
+        """The first thing that a user named and that differs, as text; None where only hashes may differ."""
+        for name in ("setting", "alpha", "seed", "output", "plan", "sampling", "dtype", "keep"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name} {_show(theirs)}, not {_show(mine)}"
+        return None
+
+    def changed(self, other: Identity) -> list[str]:
+        """Names of the content hashes (and the device) that differ."""
+        return [name for name in ("data", "recipe", "code", "device") if getattr(self, name) != getattr(other, name)]
+
+
+def _show(value: object) -> str:
+    if isinstance(value, PlanMeta):
+        only = ", for judging only" if value.judge_only else ""
+        return f"{value.repeats} repeats, {value.eval_subsets} eval subsets, {value.tune_rows} tune rows{only}"
+    return repr(value)
+
+
+class _Format(msgspec.Struct):
+    """The one field that every version's meta.json has."""
+
+    format: int
+
+
+class Meta(msgspec.Struct, frozen=True):
+    """meta.json: what made a ground truth, row by row.
+
+    Row i's mask comes from `SeedSequence([seed, 0, subset_of_row[i]])`, its initialisation and batch order from
+    `SeedSequence([seed, 1, seed_of_row[i]])`; `group_of_row[i]` indexes `groups`. The margins of `diverged` rows were
+    not finite, twice: no row of theirs is completed. Those of `retried` rows were so once.
+    """
+
+    format: int
+    key: str
+    identity: Identity
+    n_train: int
+    n_targets: int
+    n_classes: int
+    groups: tuple[str, ...]
+    subset_of_row: list[int]
+    seed_of_row: list[int]
+    group_of_row: list[int]
+    origin: dict[str, str]
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    blocks: list[blocks.Header]
+    checksums: dict[str, str]
+    diverged: list[int] = []
+    retried: list[int] = []
+
+    @property
+    def accuracy(self) -> float:
+        """Mean share of targets that the models get right."""
+        counts = [b.stop - b.start for b in self.blocks]
+        return float(np.average([b.accuracy for b in self.blocks], weights=counts)) if counts else float("nan")
+
+    @property
+    def schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of one row, and dtype, of each array that has one row per model, masks first."""
+        recorded = self.identity.recorded.schema(self.n_train, self.n_targets, self.n_classes)
+        return {"masks": ((self.n_train,), "bool"), **recorded}
+
+    @property
+    def files(self) -> list[str]:
+        """What is gathered, besides meta.json."""
+        return [*(f"{name}.npy" for name in self.schema), "_completed.npy", "spec.json"]
+
+
+def read_meta(folder: Path) -> Meta | None:
+    """meta.json of a store, None where there is none.
+
+    Raises:
+        InputError: it is torn, or of a format that this version does not know.
+    """
+    path = folder / "meta.json"
+    if not path.is_file():
+        return None
+    text = path.read_bytes()
+    try:
+        found = msgspec.json.decode(text, type=_Format).format
+        if found != FORMAT:
+            refuse_newer(folder)
+            raise InputError(f"{path} is of format {found}, and this version reads {FORMAT}: train it again")
+        return msgspec.json.decode(text, type=Meta)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): it is torn or of another version; run the same command again"
+        ) from error
+
+
+def refuse_newer(folder: Path) -> None:
+    """Leave a store alone that a later version made.
+
+    Raises:
+        InputError: its meta.json is of a later format.
+    """
+    path = folder / "meta.json"
+    with suppress(OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=_Format).format
+        if found > FORMAT:
+            raise InputError(f"{path} is of format {found}, and this version knows up to {FORMAT}: update ldsbench")
+
+
+class Asked(msgspec.Struct):
+    """asked.json: how many models the last command asked for; only `status` reads it."""
+
+    models: int
