@@ -590,7 +590,7 @@ def test_where_data_came_from_changes_nothing(folder: Path, toy_request: Request
 
 def test_code_hash_follows_what_trains_and_not_how_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = Path(hashing.__file__).parent
-    for name in ("models.py", "outputs.py", "recipes.py", "subsets.py", "train.py"):
+    for name in hashing._TRAINING:
         shutil.copy(here / name, tmp_path / name)
     real = hashing.training_code()
     monkeypatch.setattr(hashing, "_HERE", tmp_path)
