@@ -153,3 +153,7 @@ class Flat:
         count = self._n_tensors
         named = dict(zip(self.names, [*pieces[:count], *(b.detach() for b in pieces[count:])], strict=True))
         return torch.func.functional_call(self.module, named, (x,))  # type: ignore[no-any-return]
+
+    def of_only(self, pieces: Sequence[Tensor], x: Tensor) -> Tensor:
+        """The same of a stack of one model: pieces `[1, *shape]`, inputs `[1, batch, …]`, logits `[1, batch, C]`."""
+        return self.of_pieces([piece[0] for piece in pieces], x[0]).unsqueeze(0)

@@ -155,13 +155,18 @@ class Trainer:
     def stack_size(self) -> int:
         """Models that are trained at once: what fits into the free memory that is this thread's share."""
         recipe, shape = self.recipe, self.data.train_x.shape[1:]
-        if not recipe.stacked:
+        if not self._together:
             return 1
         parameters = recipe.architecture.parameters(shape, self.data.n_classes)
         activations = recipe.architecture.activations(shape, self.data.n_classes)
         each = 4 * (5 * parameters + 3 * min(recipe.batch_size, self.data.n_train) * activations)
         threads = cpu_threads() if self.device.type == "cpu" else 1
         return max(1, memory.free(self.device) // (2 * threads * each))
+
+    @property
+    def _together(self) -> bool:
+        """Whether a stack is faster than its models one by one: convolutions of several models are not, on a CPU."""
+        return self.recipe.stacked and not (self.recipe.architecture.name == "cnn" and self.device.type == "cpu")
 
     @property
     def _uses_kernels(self) -> bool:
@@ -219,7 +224,7 @@ class Trainer:
         # Separate tensors: as one, their gradients would have to be copied together at every step.
         pieces = [piece.clone() for piece in flat.pieces(start)]
         momenta = [torch.zeros_like(piece) for piece in pieces]
-        forward = torch.func.vmap(flat.of_pieces)
+        forward = torch.func.vmap(flat.of_pieces) if len(orders) > 1 else flat.of_only
         for step, batch in enumerate(batches):
             if self.stop.is_set():
                 raise Stopped
@@ -249,9 +254,11 @@ class Trainer:
             return self._sequential.logits(parameters, x)
         if self._uses_kernels:
             return torch.from_numpy(fused.logits(self.recipe, parameters.numpy(), x.numpy(), self.data.n_classes))
-        forward = torch.func.vmap(self.flat(), in_dims=(0, None))
+        flat = self.flat()
         with torch.no_grad():
-            return forward(parameters, x)
+            if len(parameters) == 1:
+                return flat(parameters[0], x).unsqueeze(0)
+            return torch.func.vmap(flat, in_dims=(0, None))(parameters, x)
 
     @cached_property
     def _sequential(self) -> Sequential:
@@ -291,7 +298,7 @@ class Trainer:
             else self.data.n_classes
         )
         per_chunk = max(1, _MEASURED // each)  # examples of all models in the chunk
-        models = max(1, min(len(state), per_chunk // min(len(y), per_chunk)))
+        models = max(1, min(len(state), per_chunk // min(len(y), per_chunk))) if self._together else 1
         examples = max(1, per_chunk // models)
         for some in state.split(models):
             found: dict[str, list[Tensor]] = {name: [] for name in made}

@@ -386,6 +386,20 @@ def test_measuring_in_chunks(toy_data: Data, toy: Setting, monkeypatch: pytest.M
             np.testing.assert_allclose(part, whole[name], atol=1e-6)
 
 
+def test_a_stack_of_one_is_trained_as_one_of_many(toy_data: Data) -> None:
+    train_x, test_x = (x[:, :4].reshape(-1, 1, 2, 2) for x in (toy_data.train_x, toy_data.test_x))
+    images = replace(toy_data, train_x=train_x, test_x=test_x)
+    recipe = Recipe(Architecture("cnn", (3,)), epochs=3, batch_size=8, lr=0.1)
+    trainer = Trainer(recipe, images, torch.device("cpu"))
+    chosen, seeds = [np.arange(20)] * 3, [subsets.model_seed(0, row) for row in range(3)]
+    assert trainer.stack_size() == 1
+    together = trainer.train(chosen, seeds)
+    alone = torch.cat([trainer.train(chosen[:1], [seed]) for seed in seeds])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    made = trainer.rows(chosen, seeds, Recorded())["margins"]
+    np.testing.assert_allclose(made, trainer.measured(together, Recorded())["margins"], atol=1e-5)
+
+
 # Status and retraining
 
 

@@ -244,3 +244,14 @@ def test_full_disk(tmp_path: Path, small_disk: Path, toy_request: Request, quiet
 
 def test_identity_is_the_same_in_workers(toy_request: Request) -> None:
     assert launch.identity(toy_request) == launch.identity(replace(toy_request, workers=2))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [None, 1, 2])
+def test_workers_on_a_gpu(tmp_path: Path, toy_request: Request, quiet: Progress, count: int | None) -> None:
+    """Several processes may share one GPU; margins are the CPU's but for rounding."""
+    make(toy_request, tmp_path / "cpu", quiet)
+    make(replace(toy_request, device="cuda", workers=count), tmp_path / "cuda", quiet)
+    one, two = (np.load(tmp_path / name / "margins.npy") for name in ("cpu", "cuda"))
+    np.testing.assert_allclose(one, two, atol=1e-3)
+    assert store.verify(tmp_path / "cuda") == []
