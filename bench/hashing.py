@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench.datasets import Data
 
+_PARSING = threading.Lock()  # CPython's parser counts its depth once for all threads (its issue 106905)
 _HERE = Path(__file__).resolve().parent
 _PRESENTING = (
     "__main__.py",
@@ -98,7 +100,8 @@ def harness_code() -> str:
 
 
 def _stripped(source: str) -> str:
-    tree = ast.parse(source)
+    with _PARSING:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
