@@ -54,6 +54,25 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
                 aside.unlink(missing_ok=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what processes of this machine that are no more have left half written in `folder`."""
+    for path in folder.glob(f".*.{socket.gethostname()}.*.tmp"):
+        pid = path.name.split(".")[-3]
+        if pid.isdecimal() and not _alive(int(pid)):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all."""
     write(path, lambda file: file.write(text.encode()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 from collections.abc import Callable, Iterator
@@ -100,10 +101,17 @@ def identity(request: Request) -> Identity:
         data=hashing.data(request.data),
         recipe=hashing.recipe(request.setting.recipe),
         code=hashing.training_code(),
+        compiled=compiled(request),
         sampling=request.sampling,
         dtype=request.dtype,
         keep=tuple(name for name in EXTRAS if name in request.recorded.keep),
     )
+
+
+def compiled(request: Request) -> bool:
+    """False where networks could be compiled and the environment says not to: their roundings differ."""
+    could = not request.setting.recipe.stacked and device_kind(request.device) == "cuda"
+    return not (could and os.environ.get("BENCH_COMPILE") == "0")
 
 
 def device_kind(name: str) -> str:
@@ -194,6 +202,7 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     todo = list(_blocks_to_train(request, found.good))
     if todo:
         _train(request, who.key, folder, todo, n_rows - missing, progress)
+        atomic.sweep(folder / "blocks")
         found = store.find_blocks(folder, who.key)
     if any(True for _ in store.missing_rows(found.good, n_rows)):
         return None

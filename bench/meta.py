@@ -18,7 +18,7 @@ FORMAT = 1
 ASKED = "asked.json"
 
 
-class PlanMeta(msgspec.Struct, frozen=True, omit_defaults=True):
+class PlanMeta(msgspec.Struct, frozen=True):
     """`bench.subsets.Plan`, as stored."""
 
     repeats: int
@@ -27,7 +27,7 @@ class PlanMeta(msgspec.Struct, frozen=True, omit_defaults=True):
     judge_only: bool = False
 
 
-class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
+class Identity(msgspec.Struct, frozen=True):
     """What the rows come from. The first part a user names, the hashes follow from files and code.
 
     Attributes:
@@ -35,6 +35,7 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
         alpha: kept fraction; seed: the root seed; output: the model output; plan: the roles of rows.
         device: `cpu` or `cuda`: the same seed gives the same floats, to rounding, on one kind of device only.
         data, recipe, code: content hashes (`bench.hashing`).
+        compiled: whether networks were, on a GPU (elsewhere it says nothing).
         sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
     """
 
@@ -47,6 +48,7 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     data: str
     recipe: str
     code: str
+    compiled: bool = True
     sampling: Sampling = "exact"
     dtype: Dtype = "float32"
     keep: tuple[Extra, ...] = ()
@@ -70,8 +72,12 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True):
         return None
 
     def changed(self, other: Identity) -> list[str]:
-        """Names of the content hashes (and the device) that differ."""
-        return [name for name in ("data", "recipe", "code", "device") if getattr(self, name) != getattr(other, name)]
+        """Names of the content hashes (and of device and compilation) that differ."""
+        return [
+            name
+            for name in ("data", "recipe", "code", "device", "compiled")
+            if getattr(self, name) != getattr(other, name)
+        ]
 
 
 def _show(value: object) -> str:

@@ -108,5 +108,7 @@ class _Counted:
 
     def left(self, seconds: float) -> str:
         """Time until the rest is done at this rate, as h:mm:ss."""
+        if self.count == self.done:
+            return "?"
         rest = round((self.total - self.count) / max(self.rate(seconds), 1e-9))
         return f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"

@@ -109,13 +109,14 @@ def test_thirty_kills_and_damaged_blocks(
         assert made is not None
         kills += len(killed)
         if kills < 30:
-            for path in sorted((killed_at / "blocks").iterdir())[4:]:
+            for path in sorted((killed_at / "blocks").glob("rows-*"))[4:]:
                 path.unlink()
     assert (killed_at / "blocks" / written[3].name).stat().st_mtime_ns == kept
     assert_equal_stores(killed_at, whole)
     before = {p.name: p.stat().st_mtime_ns for p in (killed_at / "blocks").iterdir()}
     make(replace(slow_request, workers=2), killed_at, quiet)
     assert before == {p.name: p.stat().st_mtime_ns for p in (killed_at / "blocks").iterdir()}  # none trained twice
+    assert list((killed_at / "blocks").glob(".*")) == []  # nor half a file left by those that were killed
     assert crew() == []
 
 

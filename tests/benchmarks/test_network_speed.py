@@ -1,13 +1,11 @@
 """Networks on a GPU: seconds per half-subset model, accuracy of the full training set, and how busy the GPU is.
 
 A record of them comes from this command, on a machine with a CUDA device; all that is asserted is that models learn.
-CIFAR-10 is looked for as `cifar-10-batches-py` in $BENCH_DATA, in its subfolder `cifar10`, or in the download cache.
+CIFAR-10 is read as `bench train cifar10/… --allow-modified-data` reads it.
 
     tox -e benchmark -- tests/benchmarks/test_network_speed.py -s
 """
 
-import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -16,17 +14,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from bench import datasets, subsets
-from bench.datasets import Architecture, Data, Recipe
-from bench.files import Files
-from bench.recipes import Augmentation
+from bench import datasets, runner, subsets
+from bench.datasets import Data
+from bench.files import Files, stamp
 from bench.train import Trainer
 
 GPU = torch.device("cuda")
@@ -34,61 +30,11 @@ GOALS = {"resnet9": (0.93, 2.0), "airbench": (0.94, 0.6)}  # full-set accuracy, 
 FULL = 5  # models of the full training set, whose mean accuracy is told
 HALF = 10  # models of half subsets, whose median time is told
 
-RECIPES = {
-    "airbench": Recipe(
-        Architecture("airbench"),
-        epochs=10,
-        batch_size=1024,
-        lr=1.5,
-        momentum=0.85,
-        weight_decay=0.0153 / 11.5,
-        schedule="triangular",
-        warmup=0.23,
-        optimiser="nesterov",
-        label_smoothing=0.2,
-        augmentation=Augmentation("alternating", translate=2),
-        norm_bias_lr=64.0,
-        lookahead=5,
-        mirror=True,
-    ),
-    "resnet9": Recipe(
-        Architecture("resnet9"),
-        epochs=16,
-        batch_size=512,
-        lr=0.5,
-        weight_decay=5e-4,
-        schedule="triangular",
-        warmup=0.2,
-        optimiser="nesterov",
-        label_smoothing=0.1,
-        augmentation=Augmentation("alternating", translate=2, cutout=4),
-        mirror=True,
-    ),
-}
-
 pytestmark = [
     pytest.mark.benchmark,
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-
-
-def cifar10() -> Data:
-    """Pixels less the mean, over the standard deviation, of each channel."""
-    named = [Path(folder) for folder in (os.environ.get("BENCH_DATA"),) if folder]
-    places = [place for folder in (*named, *Files().folders) for place in (folder, folder / "cifar10")]
-    found = next((p / "cifar-10-batches-py" for p in places if (p / "cifar-10-batches-py").is_dir()), None)
-    if found is None:
-        pytest.skip("there is no folder cifar-10-batches-py in $BENCH_DATA")
-
-    def read(*names: str) -> tuple[Any, Any]:
-        parts = [pickle.loads((found / name).read_bytes(), encoding="bytes") for name in names]
-        x = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32).astype(np.float32)
-        return x, np.concatenate([np.array(part[b"labels"], np.int64) for part in parts])
-
-    (x, y), (test_x, test_y) = read(*(f"data_batch_{i}" for i in range(1, 6))), read("test_batch")
-    mean, std = x.mean((0, 2, 3), keepdims=True)[0], x.std((0, 2, 3), keepdims=True)[0]
-    return Data((x - mean) / std, y, (test_x - mean) / std, test_y, 10)
 
 
 @contextmanager
@@ -128,11 +74,12 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 
 
 @pytest.mark.parametrize("compiled", ["0", "1"], ids=["as it is", "compiled"])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", GOALS)
 def test_cifar10(name: str, compiled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_COMPILE", compiled)
-    data = cifar10()
-    trainer = Trainer(RECIPES[name], data, GPU)
+    setting = datasets.setting(f"cifar10/{name}")
+    data = runner.load(setting, None, allow_modified=True)
+    trainer = Trainer(setting.recipe, data, GPU)
     x, y = trainer.inputs("test")
     n = data.n_train
 
@@ -149,7 +96,7 @@ def test_cifar10(name: str, compiled: str, monkeypatch: pytest.MonkeyPatch) -> N
     right = [(trainer.logits(state[None], x)[0].argmax(1) == y).double().mean().item() for state in made]
     accuracy, goal = float(np.mean(right)), GOALS[name]
     spread = float(np.std(right, ddof=1))
-    print(f"\ncifar10/{name} on {where()}")
+    print(f"\ncifar10/{name} on {where()}", stamp(data.origin) or "", sep="\n  ")
     print(f"  {FULL} models of all {n} images: accuracy {accuracy:.4f} ± {spread:.4f} each (goal {goal[0]})")
     print(f"  seconds: {np.median(seconds):.3f} a half-subset model (goal {goal[1]}), {full / FULL:.3f} a full one")
     print(f"  seconds: {first:.1f} the first model, {evaluation:.3f} to evaluate one on {len(y)} targets")
@@ -172,13 +119,13 @@ def test_digits_mlp() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [512, 1024])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", GOALS)
 def test_examples_a_second(name: str, batch_size: int) -> None:
     """Of steps alone, on images of noise: needs no data."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((20_480, 3, 32, 32), np.float32), rng.integers(0, 10, 20_480)
     data = Data(x, y, x[:10], y[:10], 10)
-    trainer = Trainer(replace(RECIPES[name], epochs=5, batch_size=batch_size), data, GPU)
+    trainer = Trainer(replace(datasets.setting(f"cifar10/{name}").recipe, epochs=5, batch_size=batch_size), data, GPU)
     for _ in range(2):
         seconds, _ = timed(trainer.train, [np.arange(20_480)], [subsets.checkpoint_seed(0, 0)])
     print(f"\n{name}, batches of {batch_size}, on {where()}: {5 * 20_480 / seconds:.0f} examples a second")
