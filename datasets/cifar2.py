@@ -3,8 +3,11 @@
 The binary task of TRAK (Park et al. 2023), in CIFAR-10's order: cat is 0, dog is 1.
 """
 
+from dataclasses import replace
+
 from bench import cifar
-from bench.datasets import Architecture, Augmentation, Data, Dataset, Recipe
+from bench.datasets import Data, Dataset
+from bench.datasets.cifar10 import RESNET9
 from bench.files import Files
 
 CAT, DOG = 3, 5
@@ -12,18 +15,7 @@ CAT, DOG = 3, 5
 
 class Cifar2(Dataset):
     models = {
-        "resnet9": Recipe(
-            Architecture("resnet9"),
-            epochs=24,
-            batch_size=512,
-            lr=0.5,
-            weight_decay=5e-4,
-            schedule="triangular",
-            warmup=5 / 24,
-            label_smoothing=0.1,
-            augmentation=Augmentation(flip="random", translate=2, cutout=4),
-            mirror=True,
-        ),
+        "resnet9": replace(RESNET9, epochs=24),  # a fifth of CIFAR-10's images: more passes over them
     }
 
     def __init__(self, n_train: int = 10_000, n_test: int = 2_000) -> None:
