@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.files import ALLOW, NOT_PUBLISHED
+from bench.recipes import Architecture, Augmentation, Recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,19 @@ MD5 = {  # those that torchvision checks
 }
 PER_CLASS = {"train": 5000, "test": 1000}
 SHAPE = (3, 32, 32)
+# The recipe of both settings, near that of the datamodels repository (Ilyas et al. 2022).
+RESNET9 = Recipe(
+    Architecture("resnet9"),
+    epochs=16,
+    batch_size=512,
+    lr=0.5,
+    weight_decay=5e-4,
+    schedule="triangular",
+    optimiser="nesterov",
+    label_smoothing=0.1,
+    augmentation=Augmentation(flip="alternating", translate=2, cutout=4),
+    mirror=True,
+)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # by channel, of all 50,000 training images
 
 _REPLACE = "replace it with the published file"

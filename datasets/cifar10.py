@@ -9,18 +9,6 @@ from bench import cifar
 from bench.datasets import Architecture, Augmentation, Data, Dataset, Recipe
 from bench.files import Files
 
-RESNET9 = Recipe(
-    Architecture("resnet9"),
-    epochs=16,
-    batch_size=512,
-    lr=0.5,
-    weight_decay=5e-4,
-    schedule="triangular",
-    optimiser="nesterov",
-    label_smoothing=0.1,
-    augmentation=Augmentation(flip="alternating", translate=2, cutout=4),
-    mirror=True,
-)
 # The published rate, 11.5 per 1,024 examples of a summed loss, stands for what Nesterov's step enlarges
 # 1 + 1 / (1 − 0.85) times, and its weight decay is decoupled; these are per mean loss of a batch, as torch.optim.SGD
 # has them.
@@ -44,7 +32,7 @@ AIRBENCH = Recipe(
 
 class Cifar10(Dataset):
     models = {
-        "resnet9": RESNET9,
+        "resnet9": cifar.RESNET9,
         "airbench": AIRBENCH,
         "cnn": Recipe(Architecture("cnn", (16, 32, 64)), epochs=10, batch_size=32, lr=0.02, weight_decay=5e-4),
     }
