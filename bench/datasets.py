@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import _plugins
 from bench.errors import BenchError, InputError, nearest
-from bench.recipes import Architecture, Augmentation, Recipe
+from bench.recipes import Architecture, Augmentation, Evidence, Recipe
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,7 @@ __all__ = [
     "Augmentation",
     "Data",
     "Dataset",
+    "Evidence",
     "Recipe",
     "Setting",
     "check",

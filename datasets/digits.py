@@ -3,14 +3,30 @@
 Every fifth image is a target. E. Alpaydin, C. Kaynak (1998), UCI "Optical Recognition of Handwritten Digits".
 """
 
-from bench.datasets import Architecture, Data, Dataset, Recipe
+from bench.datasets import Architecture, Data, Dataset, Evidence, Recipe
 from bench.files import Files
+
+WHERE = "2 cores of AMD EPYC, python 3.11.7, torch 2.15.0"  # of the evidence: bench recipe SETTING --measure K
 
 
 class Digits(Dataset):
     models = {
-        "logreg": Recipe(Architecture("logreg"), epochs=30, batch_size=64, lr=0.5, weight_decay=1e-3),
-        "mlp": Recipe(Architecture("mlp", (64,)), epochs=15, batch_size=64, lr=0.1, weight_decay=5e-4),
+        "logreg": Recipe(
+            Architecture("logreg"),
+            epochs=30,
+            batch_size=64,
+            lr=0.5,
+            weight_decay=1e-3,
+            evidence=Evidence(0.9611, 10, 0.0058, f"digits/logreg, {WHERE}"),
+        ),
+        "mlp": Recipe(
+            Architecture("mlp", (64,)),
+            epochs=15,
+            batch_size=64,
+            lr=0.1,
+            weight_decay=5e-4,
+            evidence=Evidence(0.9622, 10, 0.0072, f"digits/mlp, {WHERE}"),
+        ),
     }
 
     def load(self, files: Files) -> Data:

@@ -3,7 +3,7 @@
 LeCun, Cortes and Burges (1998); the sizes are those of dattri's benchmark (Deng et al. 2024).
 """
 
-from bench.datasets import Architecture, Data, Dataset, Recipe
+from bench.datasets import Architecture, Data, Dataset, Evidence, Recipe
 from bench.files import Files
 from bench.idx import read_split
 
@@ -15,12 +15,29 @@ MD5 = {
 }
 MEAN, STD = 0.1307, 0.3081  # of all 60,000 training images
 
+WHERE = "2 cores of AMD EPYC, python 3.11.7, torch 2.15.0"  # of the evidence: bench recipe SETTING --measure K
+
 
 class Mnist(Dataset):
     models = {
         # dattri's recipe: plain SGD, so that its published LDS can be compared with.
-        "logreg": Recipe(Architecture("logreg"), epochs=20, batch_size=64, lr=0.01, momentum=0.0, schedule="constant"),
-        "mlp": Recipe(Architecture("mlp", (128, 64)), epochs=15, batch_size=64, lr=0.05, weight_decay=5e-4),
+        "logreg": Recipe(
+            Architecture("logreg"),
+            epochs=20,
+            batch_size=64,
+            lr=0.01,
+            momentum=0.0,
+            schedule="constant",
+            evidence=Evidence(0.9148, 10, 0.13, f"mnist/logreg, {WHERE}"),
+        ),
+        "mlp": Recipe(
+            Architecture("mlp", (128, 64)),
+            epochs=15,
+            batch_size=64,
+            lr=0.05,
+            weight_decay=5e-4,
+            evidence=Evidence(0.948, 10, 0.44, f"mnist/mlp, {WHERE}"),
+        ),
     }
 
     def __init__(self, n_train: int = 5000, n_test: int = 500) -> None:
