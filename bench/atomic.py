@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import BinaryIO
 
 from bench.errors import BenchError
 
+_STALE_S = 600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -39,7 +43,7 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
     Raises:
         BenchError: it cannot be written (see `writing`). Nothing is left behind, and an older `path` stays.
     """
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    aside = path.with_name(_aside(path.name))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -55,15 +59,38 @@ def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes of this machine that are no more have left half written in `folder`."""
+    """Remove what processes of this machine that are no more have left half written in `folder`.
+
+    Not what was written to lately: containers may share a host's name, and not its processes.
+    """
     for path in folder.glob(f".*.{socket.gethostname()}.*.tmp"):
         pid = path.name.split(".")[-3]
-        if pid.isdecimal() and not _alive(int(pid)):
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):
+            if pid.isdecimal() and not _alive(int(pid)) and time.time() - path.stat().st_mtime >= _STALE_S:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for files that other processes read, removed afterwards; those of killed processes go as well."""
+    place = Path(tempfile.gettempdir())
+    sweep(place)
+    made = place / _aside("bench")
+    with writing(made):
+        made.mkdir()
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _aside(name: str) -> str:
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
 
 
 def _alive(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is Ctrl-C
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import submitit
 
     from bench.launch import Request
-    from bench.store import Identity, Meta
+    from bench.store import Meta
 
 _POLL_S = 2.0
 _LONGEST_POLL_S = 60.0  # the scheduler serves others too: asked less often the longer it takes
@@ -58,14 +58,16 @@ def train(options: runner.Options, folder: Path, array: Array, workers: int | No
         BenchError: bad usage or input, or a shard that failed or whose jobs died too often.
     """
     array.check()
+    options.check()
     folder = folder.resolve() if folder.name in ("", "..") else folder.absolute()  # as jobs will find it
     if options.device == "auto":
         options = replace(options, device=array.device)
     submit.check_tools(array)
     setting = datasets.setting(options.setting)
+    data = runner.load(setting, options.data_dir, options.allow_modified_data)
+    request = launch.widened(options.request(setting, data), folder)
+    who = launch.check(request, request.device.partition(":")[0])  # this machine need not have the jobs' device
     atomic.writable_folder(folder)
-    request = options.request(setting, runner.load(setting, options.data_dir, options.allow_modified_data))
-    who = _identity(request)
     progress = Progress(quiet=options.quiet)
     call = (asdict(options), str(folder), (0, array.shards), workers)
     jobs = _Jobs(array, request, who.key, folder, progress, call)
@@ -80,14 +82,6 @@ def train(options: runner.Options, folder: Path, array: Array, workers: int | No
         return None
     jobs.finish()
     return _gather(jobs, request, folder, progress)
-
-
-def _identity(request: Request) -> Identity:
-    """The identity that the jobs' rows will have; this machine need not have their device."""
-    kind = request.device.partition(":")[0]
-    if kind != "cuda":
-        return launch.identity(request)
-    return msgspec.structs.replace(launch.identity(replace(request, device="cpu")), device=kind)
 
 
 def _gather(jobs: _Jobs, request: Request, folder: Path, progress: Progress) -> Meta:

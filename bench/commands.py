@@ -50,9 +50,13 @@ def _words(text: str) -> Any:
 
 def _alphas(text: float | str) -> list[float]:
     try:
-        return [float(word) for word in str(text).split(",")]
+        alphas = [float(word) for word in str(text).split(",")]
     except ValueError as error:
         raise BenchError(f"--alpha is {text!r}: write a number between 0 and 1, or several as 0.2,0.5") from error
+    for alpha in alphas:
+        if not 0 < alpha < 1:
+            raise BenchError(f"--alpha is {alpha:g}: it must be between 0 and 1")
+    return alphas
 
 
 def _check_names(given: argparse.Namespace) -> None:

@@ -40,9 +40,11 @@ _TRAINING = (
     "networks.py",
     "outputs.py",
     "recipes.py",
+    "recorded.py",
     "sequential.py",
     "subsets.py",
     "train.py",
+    "work.py",
 )
 
 

@@ -32,6 +32,7 @@ class Influence:
         train: examples and labels; test: targets and labels.
         weight_decay: of the objective, mean loss + weight_decay/2 ‖θ‖².
         output: the margin that scores predict.
+        smoothing: of the labels, in training.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Influence:
         test: tuple[Tensor, Tensor],
         weight_decay: float,
         output: Output,
+        smoothing: float = 0.0,
     ) -> None:
         self.flat, self.vector, self.train, self.weight_decay = flat, vector, train, weight_decay
+        self.smoothing = smoothing
         self.matrix = gauss_newton(flat, vector, train[0])
         self.mean_diagonal = float(self.matrix.diagonal().mean())
         self.target_gradients = gradients.stacked(flat, vector, *test, "margin", output)
@@ -68,7 +71,7 @@ class Influence:
         del damped, factor
         n = len(self.train[1])
         made = self.vector.new_empty(n, solved.shape[1])
-        for part, g in gradients.chunks(self.flat, self.vector, *self.train, "loss"):
+        for part, g in gradients.chunks(self.flat, self.vector, *self.train, "loss", smoothing=self.smoothing):
             torch.mm(g, solved, out=made[part])
         return made.mul_(-1 / n)
 
@@ -100,19 +103,21 @@ def _linear_layers(module: nn.Module) -> list[nn.Linear] | None:
 
 def _dense(flat: Flat, vector: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """Σ_i J_iᵀ (diag(p) − ppᵀ) J_i / n from dense Jacobians of the logits, a few examples at a time."""
+    count = flat.n_parameters
+    parameters, buffers = vector.split([count, len(vector) - count])
 
     def logits(v: Tensor, one: Tensor) -> Tensor:
-        return flat(v, one.unsqueeze(0)).squeeze(0)
+        return flat(torch.cat([v, buffers]), one.unsqueeze(0)).squeeze(0)
 
     jacobian = torch.func.vmap(torch.func.jacrev(logits), in_dims=(None, 0))
-    made = torch.zeros(len(vector), len(vector), dtype=dtype, device=vector.device)
+    made = torch.zeros(count, count, dtype=dtype, device=vector.device)
     with torch.no_grad():
         classes = flat(vector, x[:1]).shape[1]
-        step = max(1, _CHUNK_BYTES // (4 * 4 * classes * len(vector)))
+        step = max(1, _CHUNK_BYTES // (4 * 4 * classes * count))
         for part in x.split(step):
             p = torch.softmax(flat(vector, part), 1)
             root = _curvature_root(p)
-            j = torch.einsum("ncd,ncp->ndp", root, jacobian(vector, part)).reshape(-1, len(vector))
+            j = torch.einsum("ncd,ncp->ndp", root, jacobian(parameters, part)).reshape(-1, count)
             made += (j.T @ j).to(dtype)
     return made / len(x)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BLOCK_ROWS = 128  # stacks of this many small models run fastest on a CPU
+GPU_ROWS, _GPU_PARAMETERS = 2048, 2**27  # a stack is cut where it does not fit into memory
 ALONE_ROWS = 8  # of models that train one after another: what a kill can lose
 _STACK_PARAMETERS = 2**21  # larger models run faster in smaller stacks; this also bounds what a kill can lose
 _FEW_BLOCKS = 8  # a small ground truth still has work for several threads
@@ -75,43 +76,49 @@ class Request:
 
 
 def rows_per_block(request: Request) -> int:
-    """Rows that are trained as one stack and written as one block: the same on every machine and for every shard."""
+    """Rows that are trained as one stack and written as one block: the same for every shard on one kind of device."""
     if request.block_rows is not None:
         return request.block_rows
     data, recipe = request.data, request.setting.recipe
-    if not recipe.stacked:
+    on_gpu = request.device != "cpu" and (request.device != "auto" or device_kind("auto") == "cuda")
+    if not recipe.stacked or (recipe.architecture.name == "cnn" and not on_gpu):
         return ALONE_ROWS
     size = recipe.architecture.parameters(data.train_x.shape[1:], data.n_classes)
-    return max(16, min(BLOCK_ROWS, _STACK_PARAMETERS // size, -(-request.plan.n_rows // _FEW_BLOCKS)))
+    rows, parameters = (GPU_ROWS, _GPU_PARAMETERS) if on_gpu else (BLOCK_ROWS, _STACK_PARAMETERS)
+    return max(16, min(rows, parameters // size, -(-request.plan.n_rows // _FEW_BLOCKS)))
 
 
-def identity(request: Request) -> Identity:
-    """What the rows of `request` come from; its key is the ground truth's."""
+def identity(request: Request, kind: str | None = None) -> Identity:
+    """What the rows of `request` come from; its key is the ground truth's.
+
+    Args:
+        request: the ground truth.
+        kind: `cpu` or `cuda`, where this machine need not have the device; by default what is here.
+
+    Raises:
+        BenchError: a value out of range, or no such device.
+    """
     subsets.subset_size(request.data.n_train, request.alpha)
     if request.seed < 0:
         raise BenchError(f"--seed is {request.seed}: it cannot be negative")
-    plan = request.plan
+    plan, recipe, kind = request.plan, request.setting.recipe, kind or device_kind(request.device)
+    # Where networks could be compiled and the environment says not to, their roundings differ.
+    plain = not recipe.stacked and kind == "cuda" and os.environ.get("BENCH_COMPILE") == "0"
     return Identity(
         setting=request.setting.name,
         alpha=request.alpha,
         seed=request.seed,
         output=request.output,
         plan=PlanMeta(plan.repeats, plan.eval_subsets, plan.tune_rows, plan.judge_only),
-        device=device_kind(request.device),
+        device=kind,
         data=hashing.data(request.data),
-        recipe=hashing.recipe(request.setting.recipe),
+        recipe=hashing.recipe(recipe),
         code=hashing.training_code(),
-        compiled=compiled(request),
+        compiled=not plain,
         sampling=request.sampling,
         dtype=request.dtype,
         keep=tuple(name for name in EXTRAS if name in request.recorded.keep),
     )
-
-
-def compiled(request: Request) -> bool:
-    """False where networks could be compiled and the environment says not to: their roundings differ."""
-    could = not request.setting.recipe.stacked and device_kind(request.device) == "cuda"
-    return not (could and os.environ.get("BENCH_COMPILE") == "0")
 
 
 def device_kind(name: str) -> str:
@@ -155,16 +162,16 @@ def _processor() -> str:
     return platform.processor() or "unknown"
 
 
-def check(request: Request) -> Identity:
-    """Refuse what cannot be made, before anything is written; returns what the rows come from.
+def check(request: Request, kind: str | None = None) -> Identity:
+    """Refuse what cannot be made, before anything is written; returns what the rows come from (see `identity`).
 
     Raises:
         BenchError: a value out of range, no such device, or a subset without a class.
     """
-    who = identity(request)
-    if not request.empty_classes:
-        subset_of_row, _ = request.plan.layout()
-        subsets.check_classes(request.seed, subset_of_row, request.data.train_y, request.alpha, request.sampling)
+    who = identity(request, kind)
+    subset_of_row, _ = request.plan.layout()
+    labels, empty = request.data.train_y, request.empty_classes
+    subsets.check_classes(request.seed, subset_of_row, labels, request.alpha, request.sampling, allow_empty=empty)
     return who
 
 
@@ -180,7 +187,7 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     Raises:
         BenchError: the store is another's, or the folder cannot be written.
     """
-    request = _with_all_that_is_kept(request, folder)
+    request = widened(request, folder)
     who = check(request)
     if folder.name in ("", ".."):
         folder = folder.resolve()  # it needs a name to be set aside under another
@@ -194,6 +201,7 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     asked = msgspec.json.encode(store.Asked(request.plan.n_rows))
     if not (folder / store.ASKED).is_file() or (folder / store.ASKED).read_bytes() != asked:
         atomic.write_text(folder / store.ASKED, asked.decode())
+    atomic.sweep(folder / "blocks")
     found = store.find_blocks(folder, who.key)
     n_rows = request.plan.n_rows
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, n_rows))
@@ -211,7 +219,7 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     return _gathered(folder, meta, progress) or store.gather(folder, meta)
 
 
-def _with_all_that_is_kept(request: Request, folder: Path) -> Request:
+def widened(request: Request, folder: Path) -> Request:
     """A store that keeps more than is asked for serves as well, and goes on keeping it."""
     old = _read_identity(folder) if folder.is_dir() else None
     return replace(request, keep=old.keep) if old is not None and set(request.keep) < set(old.keep) else request
@@ -261,6 +269,9 @@ def claim(folder: Path, who: Identity, progress: Progress) -> None:
         earlier = [p for p in folder.parent.glob(f"{folder.name}.{who.key[:8]}*") if _read_identity(p) == who]
         with atomic.writing(folder):
             folder.rename(aside)
+            if _read_identity(aside) != old:  # another shard has done the same in between, and begun anew
+                aside.rename(folder)
+                return
             if earlier:
                 earlier[0].rename(folder)
         then = f"{earlier[0].name} is taken up again" if earlier else "training anew"
@@ -315,8 +326,7 @@ def _train(request: Request, key: str, folder: Path, todo: list[Span], done: int
             advance(header.stop - header.start, header.accuracy)
 
         if devices:
-            threads = max(1, cpu_threads() // len(devices))
-            workers.train(request, key, folder, feed, devices, threads, report)
+            workers.train(request, key, folder, feed, devices, report)
             return
         trainer = Trainer(request.setting.recipe, request.data, device)
         work = Work(trainer, request, key, folder)

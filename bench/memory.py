@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
+_ALL = 2**62
+_WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
 def free(device: torch.device) -> int:
@@ -35,11 +37,22 @@ def _available() -> int:
 
 
 def _left_in_group() -> int:
+    """What the process's control group, or one above it, leaves; pages of files can be had back."""
     try:
-        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return max(0, int(limit) - int(used))
+        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        group = _CGROUP / own[3:].strip("/")
+    except (OSError, StopIteration):
+        group = _CGROUP
+    return min((_left_in(folder) for folder in (group, *group.parents) if folder.is_relative_to(_CGROUP)), default=_ALL)
+
+
+def _left_in(group: Path) -> int:
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        files = [line for line in (group / "memory.stat").read_text().splitlines() if line.startswith("inactive_file ")]
+        return max(0, int(limit) - int(used) + sum(int(line.split()[1]) for line in files))
     except (OSError, ValueError):  # no control group, or one without a limit ("max")
-        return 2**62
+        return _ALL
 
 
 def ran_out(error: BaseException) -> bool:
@@ -48,7 +61,7 @@ def ran_out(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def release() -> None:

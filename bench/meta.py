@@ -122,8 +122,8 @@ class Meta(msgspec.Struct, frozen=True):
     @property
     def accuracy(self) -> float:
         """Mean share of targets that the models get right."""
-        counts = [b.stop - b.start for b in self.blocks]
-        return float(np.average([b.accuracy for b in self.blocks], weights=counts)) if counts else float("nan")
+        counts = [b.stop - b.start - len(b.diverged) for b in self.blocks]
+        return float(np.average([b.accuracy for b in self.blocks], weights=counts)) if any(counts) else float("nan")
 
     @property
     def schema(self) -> dict[str, tuple[tuple[int, ...], str]]:

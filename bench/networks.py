@@ -155,6 +155,20 @@ class Whitening(nn.Module):
             return F.conv2d(x, self.filters, self.bias)
 
 
+class Mirrored(nn.Module):
+    """Logits of a network, the mean over an image and its mirror image: what is judged where a recipe says `mirror`."""
+
+    def __init__(self, network: nn.Module, image: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.network, self.image = network, image
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of inputs `[n, …]`, logits `[n, n_classes]`."""
+        mirrored = x.reshape(-1, *self.image).flip(-1).reshape(x.shape)
+        logits: Tensor = (self.network(x) + self.network(mirrored)) / 2
+        return logits
+
+
 def _conv_norm_relu(n_in: int, n_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(n_in, n_out, kernel, stride, padding, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()]
 

@@ -2,13 +2,33 @@
 
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import prod
+from math import inf, prod
 from typing import Literal, get_args
+
+from bench.errors import InputError
 
 Output = Literal["logsumexp", "max"]
 OUTPUTS: tuple[str, ...] = get_args(Output)
 Name = Literal["logreg", "mlp", "cnn", "resnet9", "resnet18", "airbench"]
+Flip = Literal["none", "random", "alternating"]
+Schedule = Literal["linear", "constant", "triangular"]
+Optimiser = Literal["sgd", "nesterov"]
 _STACKED = ("logreg", "mlp", "cnn")
+
+
+def _one_of(what: str, value: object, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise InputError(f"{what} of a recipe is {value!r}: it is one of {', '.join(words)}")
+
+
+def _whole(what: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or value < least:
+        raise InputError(f"{what} of a recipe is {value!r}: it is a whole number of at least {least}")
+
+
+def _between(what: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, int | float) and low <= value <= high):
+        raise InputError(f"{what} of a recipe is {value!r}: it is a number from {low:g} to {high:g}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +45,20 @@ class Architecture:
     name: Name
     hidden: tuple[int, ...] = ()
     image: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not.
+
+        Raises:
+            InputError: an unknown name, or sizes that are no positive whole numbers.
+        """
+        _one_of("the model", self.name, get_args(Name))
+        for size in (*self.hidden, *self.image):
+            _whole(f"a size of the model {self.name}", size, 1)
+        if self.image and len(self.image) != 3:
+            raise InputError(f"image of a recipe is {self.image!r}: it is (channels, height, width)")
+        if self.name == "cnn" and not self.hidden:
+            raise InputError("hidden of a recipe is (): a cnn has channels, such as (16, 32)")
 
     @property
     def stacked(self) -> bool:
@@ -67,9 +101,19 @@ class Augmentation:
         cutout: zero a square of this side at a random place (DeVries and Taylor 2017).
     """
 
-    flip: Literal["none", "random", "alternating"] = "none"
+    flip: Flip = "none"
     translate: int = 0
     cutout: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not.
+
+        Raises:
+            InputError: an unknown flip, or a negative number of pixels.
+        """
+        _one_of("flip", self.flip, get_args(Flip))
+        _whole("translate", self.translate, 0)
+        _whole("cutout", self.cutout, 0)
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -126,15 +170,31 @@ class Recipe:
     lr: float
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["linear", "constant", "triangular"] = "linear"
+    schedule: Schedule = "linear"
     warmup: float = 0.2
-    optimiser: Literal["sgd", "nesterov"] = "sgd"
+    optimiser: Optimiser = "sgd"
     label_smoothing: float = 0.0
     augmentation: Augmentation = Augmentation()
     norm_bias_lr: float = 1.0
     lookahead: int = 0
     mirror: bool = False
     evidence: Evidence | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained by.
+
+        Raises:
+            InputError: a field that is out of range or an unknown word.
+        """
+        _one_of("schedule", self.schedule, get_args(Schedule))
+        _one_of("optimiser", self.optimiser, get_args(Optimiser))
+        _whole("epochs", self.epochs, 1)
+        _whole("batch_size", self.batch_size, 1)
+        _whole("lookahead", self.lookahead, 0)
+        for name, high in (("lr", inf), ("weight_decay", inf), ("momentum", 1), ("norm_bias_lr", inf)):
+            _between(name, getattr(self, name), 0, high)
+        _between("label_smoothing", self.label_smoothing, 0, 1)
+        _between("warmup", self.warmup, 1e-9, 1 - 1e-9)
 
     @property
     def stacked(self) -> bool:

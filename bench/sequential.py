@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -27,6 +26,7 @@ from torch.nn import functional as F
 
 from bench import augment, networks
 from bench.augment import Draws
+from bench.errors import BenchError
 from bench.models import Flat, build, image_shape, initialise
 from bench.recipes import Architecture, Recipe
 from bench.train import Stopped, _child, batch_order
@@ -81,9 +81,10 @@ class Network:
             self.flat.load(Flat(self.drawn).vector().to(self.device))
 
     def compile(self, x: Tensor, y: Tensor) -> None:
-        """Compile for batches of this shape, by trying one; where that fails, say so and do without.
+        """Compile for batches of this shape, by trying one. The module's state and gradients are left altered.
 
-        The module's state and gradients are left altered.
+        Raises:
+            BenchError: it does not compile. To do without silently would mix models of other roundings into one store.
         """
         if not self._compiled or x.shape in self._tried:
             return
@@ -95,8 +96,11 @@ class Network:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # no compiler, no Triton, an unsupported operation: of many kinds
-            warnings.warn(f"networks are not compiled here, and train slower: {error}", stacklevel=2)
-            self.loss, self._compiled = self._plain, False
+            reason = str(error).strip().partition("\n")[0]
+            raise BenchError(
+                f"networks do not compile here ({type(error).__name__}: {reason}): set {COMPILE}=0 in the environment "
+                "to train them as they are, in a store of their own"
+            ) from error
 
 
 def _compile_options() -> dict[str, bool | str | int | Callable[..., object]]:
@@ -142,7 +146,7 @@ class Sequential:
         self.shape = tuple(x.shape[1:])
         self.image = image_shape(recipe.architecture, self.shape)
         images = x.reshape(-1, *self.image).to(device).permute(0, 2, 3, 1).contiguous()
-        if device.type == "cuda" and bool(images.abs().amax() < torch.finfo(torch.half).max):
+        if device.type == "cuda" and _half_will_do(images):
             images = images.half()  # its 11 bits tell the 256 values of a pixel apart
         self._images, self._labels = images, y.to(device)
 
@@ -202,9 +206,11 @@ class Sequential:
             network.loss(*self._batch(index[step], draws[step])).backward()
             optimiser.step()
             last = step == steps - 1
-            if slow and (last or (step + 1) % recipe.lookahead == 0):
-                decay = 1.0 if last else _LOOKAHEAD_DECAY**recipe.lookahead * ((step + 1) / steps) ** 3
+            if slow and (step + 1) % recipe.lookahead == 0:
+                decay = _LOOKAHEAD_DECAY**recipe.lookahead * ((step + 1) / steps) ** 3
                 _look_ahead(slow, network.flat.tensors(), decay)
+            if slow and last:
+                _look_ahead(slow, network.flat.tensors(), 1.0)
 
     def logits(self, states: Tensor, x: Tensor) -> Tensor:
         """Logits of every model on every example, `[models, n, n_classes]`, in float32 and evaluation mode.
@@ -226,6 +232,12 @@ class Sequential:
                 logits = (logits + module(mirrored)) / 2
             parts.append(logits)
         return torch.cat(parts)
+
+
+def _half_will_do(images: Tensor) -> bool:
+    """Whether float16 holds the images to a thousandth of their spread: pixels yes, any number no."""
+    spread = images.std()
+    return bool((images.half().float() - images).abs().amax() <= 2e-3 * spread)
 
 
 def _number(seed: np.random.SeedSequence) -> int:

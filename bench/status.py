@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -116,13 +117,18 @@ def retrain(truth: GroundTruth, setting: Setting, data: Data, count: int, device
     if meta is None:
         return Retrained(none, [], "it has no meta.json")
     who = meta.identity
-    now = {
+    now: dict[str, Any] = {
         "data": hashing.data(data),
         "recipe": hashing.recipe(setting.recipe),
         "code": hashing.training_code(),
+        "compiled": os.environ.get("BENCH_COMPILE") != "0" or setting.recipe.stacked or who.device != "cuda",
         "device": launch.device_kind(device if device != "auto" or who.device != "cpu" else "cpu"),
     }
     changed = [name for name, value in now.items() if value != getattr(who, name)]
+    if not setting.recipe.stacked:  # whose roundings grow: another GPU or torch trains another model
+        facts = launch.hardware(now["device"]) | launch.versions()
+        made_by = meta.hardware | meta.versions
+        changed += [name for name in ("gpu", "torch") if facts.get(name) != made_by.get(name)]
     if changed:
         return Retrained(none, [], f"it was made by other {' and '.join(changed)} than here and now")
     rng = np.random.default_rng()  # other rows every time

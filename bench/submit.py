@@ -45,7 +45,7 @@ def train_shard(options: dict[str, Any], folder: str, shard: tuple[int, int], wo
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     from bench import runner  # which takes a while
 
-    if "SLURM_JOB_ID" in os.environ:
+    if "SLURM_JOB_ID" in os.environ and options["device"] == "cpu":
         cores = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE")
         workers = workers or (int(cores) if cores else None)  # not every cluster confines a job to its cores
     runner.train(runner.Options(**options), Path(folder), shard, workers)

@@ -140,15 +140,27 @@ def masks(
 
 
 def check_classes(
-    seed: int, subset_of_row: NDArray[np.int64], labels: NDArray[np.int64], alpha: float, sampling: Sampling = "exact"
+    seed: int,
+    subset_of_row: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    alpha: float,
+    sampling: Sampling = "exact",
+    *,
+    allow_empty: bool = False,
 ) -> None:
     """Refuse subsets that keep no example of a class: their models cannot know it.
+
+    With `allow_empty` those alone that keep no example at all.
 
     Subsets are drawn and looked at only where classes are so rare that one could be missing.
 
     Raises:
         BenchError: there is such a subset.
     """
+    if allow_empty:
+        if sampling == "exact":
+            return
+        labels = np.zeros_like(labels)
     classes, counts = np.unique(labels, return_counts=True)
     # Each class is missed with probability (1 − α)^count; with exactly so many kept, with less.
     if len(subset_of_row) * ((1 - alpha) ** counts).sum() < 1e-9:
@@ -156,6 +168,8 @@ def check_classes(
     for subset in np.unique(subset_of_row):
         there = np.bincount(labels[kept(seed, int(subset), len(labels), alpha, sampling)], minlength=classes[-1] + 1)
         missing = classes[there[classes] == 0]
+        if len(missing) and allow_empty:
+            raise BenchError(f"the subset of row {subset} keeps no example at all: raise --alpha from {alpha}")
         if len(missing):
             of = counts[classes == missing[0]][0]
             raise BenchError(

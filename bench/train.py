@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from torch import Tensor
 from bench import fused, memory
 from bench.datasets import Data
 from bench.errors import BenchError
-from bench.models import Flat, build, initialise, parameter_count
+from bench.models import Flat, build, image_shape, initialise, parameter_count
+from bench.networks import Mirrored
 from bench.outputs import cross_entropy_gradient, margins
 from bench.recipes import Recipe
 from bench.recorded import Recorded
@@ -98,12 +98,15 @@ class Trainer:
     device: torch.device
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
     fused: bool = True
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _alone: list[Sequential] = field(default_factory=list, init=False, repr=False, compare=False)
     _placed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flat(self) -> Flat:
-        """A module of the recipe's architecture, its parameters as one vector."""
-        shape = self.data.train_x.shape[1:]
-        return Flat(build(self.recipe.architecture, shape, self.data.n_classes).to(self.device))
+        """A module whose logits are those that are judged, its state as one vector."""
+        shape, architecture = self.data.train_x.shape[1:], self.recipe.architecture
+        module = build(architecture, shape, self.data.n_classes).to(self.device)
+        return Flat(Mirrored(module, image_shape(architecture, shape)) if self.recipe.mirror else module)
 
     @property
     def n_parameters(self) -> int:
@@ -141,15 +144,15 @@ class Trainer:
             try:
                 state = self.train(subsets[at : at + size], seeds[at : at + size])
                 parts.append(self.measured(state, recorded))
+                at += size
+                continue
             except (RuntimeError, MemoryError) as error:
                 if not memory.ran_out(error):
                     raise
                 if size == 1:
                     raise BenchError(f"not enough memory on {self.device} to train a single model: {error}") from error
-                memory.release()
-                size //= 2
-            else:
-                at += size
+            memory.release()  # here, where the error holds no tensors any more
+            size //= 2
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def stack_size(self) -> int:
@@ -260,13 +263,16 @@ class Trainer:
                 return flat(parameters[0], x).unsqueeze(0)
             return torch.func.vmap(flat, in_dims=(0, None))(parameters, x)
 
-    @cached_property
+    @property
     def _sequential(self) -> Sequential:
-        """Trains what does not stack; it keeps the training set on the device."""
+        """Trains what does not stack; it keeps the training set on the device, once for all threads."""
         from bench.sequential import Sequential  # which imports this module
 
-        x, y = torch.from_numpy(self.data.train_x), torch.from_numpy(self.data.train_y)
-        return Sequential(self.recipe, x, y, self.data.n_classes, self.device, self.stop)
+        with self._lock:
+            if not self._alone:
+                x, y = torch.from_numpy(self.data.train_x), torch.from_numpy(self.data.train_y)
+                self._alone.append(Sequential(self.recipe, x, y, self.data.n_classes, self.device, self.stop))
+            return self._alone[0]
 
     def measured(self, state: Tensor, recorded: Recorded) -> dict[str, NDArray[Any]]:
         """What is recorded of every model, in float32 and booleans, before it is stored.

@@ -73,12 +73,8 @@ class Work:
         Raises:
             BenchError: the block cannot be written, or memory runs out for a single model.
         """
-        path = self.folder / "blocks" / blocks.name(*span)
-        if path.exists():
-            try:
-                return Done(blocks.read(path, self.key)[0], by_other=True)
-            except blocks.BlockError:
-                pass  # torn or foreign: replaced
+        if (found := self._of_other(span)) is not None:
+            return found
         began = time.perf_counter()
         request, rows = self.request, np.arange(*span)
         made = self._train(rows)
@@ -87,15 +83,27 @@ class Work:
             for name, again in self._train(rows[at : at + 1]).items():
                 made[name][at] = again[0]
         diverged = _not_finite(made)
-        found = {
+        about = {
             "accuracy": round(float(made["correct"][~diverged].mean()), 6) if not diverged.all() else 0.0,
             "diverged": tuple(rows[diverged].tolist()),
             "retried": tuple(rows[wrong].tolist()),
         }
         stored = request.recorded.stored({n: a for n, a in made.items() if n in ("margins", *request.keep)})
-        by_other = path.exists()
-        header = blocks.write(self.folder / "blocks", self.key, span[0], stored, time.perf_counter() - began, **found)
-        return Done(header, by_other)
+        if (found := self._of_other(span)) is not None:
+            return found  # arrays may have been gathered from it already
+        return Done(
+            blocks.write(self.folder / "blocks", self.key, span[0], stored, time.perf_counter() - began, **about)
+        )
+
+    def _of_other(self, span: Span) -> Done | None:
+        """The block, where another run has finished it; one that is torn or foreign is none."""
+        path = self.folder / "blocks" / blocks.name(*span)
+        if not path.exists():
+            return None
+        try:
+            return Done(blocks.read(path, self.key)[0], by_other=True)
+        except blocks.BlockError:
+            return None
 
     def _train(self, rows: Sequence[int] | Any) -> dict[str, Any]:
         request = self.request

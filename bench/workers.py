@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench import atomic
 from bench.errors import BenchError
 from bench.work import Done, Feed, Span, Work
 
@@ -57,19 +57,19 @@ class _Worker:
 
 
 def train(
-    request: Request, key: str, folder: Path, feed: Feed, devices: list[str], threads: int, done: Callable[[Done], None]
+    request: Request, key: str, folder: Path, feed: Feed, devices: list[str], done: Callable[[Done], None]
 ) -> None:
-    """Train all of `feed` in one process per entry of `devices`, `threads` torch threads each.
+    """Train all of `feed` in one process per entry of `devices`, one torch thread each: more would round otherwise.
 
     Raises:
         BenchError: a block cannot be trained or written, or keeps killing its workers. What was finished is kept.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-") as examples:
+    with atomic.scratch() as examples:
         for name in _ARRAYS:
-            np.save(Path(examples) / f"{name}.npy", getattr(request.data, name))
+            np.save(examples / f"{name}.npy", getattr(request.data, name))
         bare: Any = replace(request, data=None, setting=replace(request.setting, dataset=None))  # type: ignore[arg-type]
-        job = _Job(bare, request.data.n_classes, Path(examples), key, folder)
-        crew = _Crew(job, feed, threads, done)
+        job = _Job(bare, request.data.n_classes, examples, key, folder)
+        crew = _Crew(job, feed, done)
         try:
             for device in devices:
                 crew.start(device)
@@ -79,8 +79,8 @@ def train(
 
 
 class _Crew:
-    def __init__(self, job: _Job, feed: Feed, threads: int, done: Callable[[Done], None]) -> None:
-        self.job, self.feed, self.threads, self.done = job, feed, threads, done
+    def __init__(self, job: _Job, feed: Feed, done: Callable[[Done], None]) -> None:
+        self.job, self.feed, self.done = job, feed, done
         self.workers: list[_Worker] = []
         self.context = multiprocessing.get_context("spawn")
         self.deaths: Counter[Span] = Counter()
@@ -89,7 +89,7 @@ class _Crew:
     def start(self, device: str) -> None:
         mine, its = self.context.Pipe()
         process = self.context.Process(
-            target=_serve, args=(its, self.job, device, self.threads), daemon=True, name=f"bench worker on {device}"
+            target=_serve, args=(its, self.job, device), daemon=True, name=f"bench worker on {device}"
         )
         process.start()
         its.close()  # so that its death closes the pipe
@@ -174,7 +174,7 @@ def _cause(code: int | None) -> str:
     return f"exited with {code}"
 
 
-def _serve(connection: Connection, job: _Job, device: str, threads: int) -> None:
+def _serve(connection: Connection, job: _Job, device: str) -> None:
     """The worker's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -184,7 +184,9 @@ def _serve(connection: Connection, job: _Job, device: str, threads: int) -> None
     from bench.datasets import Data
     from bench.train import Trainer
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     # Copy-on-write maps: torch wants arrays that could be written.
     arrays = {name: np.load(job.examples / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
     data = Data(**arrays, n_classes=job.n_classes)

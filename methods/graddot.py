@@ -17,9 +17,11 @@ class GradDot(Method):
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         train, test = task.inputs("train"), task.inputs("test")
+        smoothing = task.setting.recipe.label_smoothing
         scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
-            targets = gradients.stacked(task.flat(), vector, *test, "margin", task.output)
-            for part, g in gradients.chunks(task.flat(), vector, *train, "loss"):
-                scores[part] -= (g @ targets.T).cpu().numpy() / self.checkpoints
+            # Of a large model not all gradients fit into memory: as many targets as do, and for them all of training.
+            for at, targets in gradients.chunks(task.flat(), vector, *test, "margin", task.output, max_bytes=2**32):
+                for part, g in gradients.chunks(task.flat(), vector, *train, "loss", smoothing=smoothing):
+                    scores[part, at] -= (g @ targets.T).cpu().numpy() / self.checkpoints
         return scores

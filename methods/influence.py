@@ -36,7 +36,7 @@ class ExplicitInfluence(Method):
         total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
             train, test = task.inputs("train"), task.inputs("test")
-            one = Influence(task.flat(), vector, train, test, recipe.weight_decay, task.output)
+            one = Influence(task.flat(), vector, train, test, recipe.weight_decay, task.output, recipe.label_smoothing)
             unit = one.mean_diagonal
             if damping == "tune":
                 damping, scores = task.choose((d, one.scores(d * unit).cpu().numpy()) for d in DAMPINGS)

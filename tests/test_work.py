@@ -17,12 +17,13 @@ from bench.launch import Request, make
 from bench.models import Flat
 from bench.outputs import margins
 from bench.progress import Progress
-from bench.recipes import Architecture, Recipe
+from bench.recipes import Architecture, Augmentation, Recipe
 from bench.recorded import EXTRAS, Recorded
 from bench.runner import Options, run
 from bench.store import GroundTruth
 from bench.subsets import Plan
 from bench.train import Trainer
+from bench.work import Work
 
 ALL: Any = EXTRAS
 
@@ -215,6 +216,47 @@ def test_a_subset_without_a_class(tmp_path: Path, toy_request: Request, quiet: P
     subsets.check_classes(0, np.arange(30), absent, 0.5)
 
 
+def test_a_subset_without_any_example(tmp_path: Path, toy_request: Request, quiet: Progress) -> None:
+    """Also where classes may be missing: nothing can be trained on nothing."""
+    few = replace(toy_request, alpha=0.03, sampling="bernoulli", empty_classes=True)
+    with pytest.raises(BenchError, match=r"the subset of row \d+ keeps no example at all: raise --alpha from 0.03"):
+        make(few, tmp_path / "s", quiet)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"schedule": "cosine"}, "schedule of a recipe is 'cosine'"),
+        ({"optimiser": "adamw"}, "optimiser of a recipe is 'adamw'"),
+        ({"batch_size": 0}, "batch_size of a recipe is 0"),
+        ({"epochs": 1.5}, "epochs of a recipe is 1.5"),
+        ({"lr": float("nan")}, "lr of a recipe is nan"),
+        ({"warmup": 1.0}, "warmup of a recipe is 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing of a recipe is -0.1"),
+    ],
+)
+def test_recipes_that_say_nothing_known(change: dict[str, Any], named: str) -> None:
+    good = Recipe(Architecture("logreg"), epochs=3, batch_size=8, lr=0.2)
+    with pytest.raises(InputError, match=named):
+        replace(good, **change)
+
+
+@pytest.mark.parametrize(
+    ("make_it", "named"),
+    [
+        (lambda: Architecture("vgg"), "the model of a recipe is 'vgg'"),  # type: ignore[arg-type]
+        (lambda: Architecture("cnn"), r"hidden of a recipe is \(\)"),
+        (lambda: Architecture("mlp", (0,)), "a size of the model mlp of a recipe is 0"),
+        (lambda: Augmentation("Random"), "flip of a recipe is 'Random'"),  # type: ignore[arg-type]
+        (lambda: Augmentation(translate=-1), "translate of a recipe is -1"),
+    ],
+)
+def test_models_and_changes_that_there_are_not(make_it: Any, named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        make_it()
+
+
 def test_rare_classes_are_looked_for_only_where_they_could_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subsets, "kept", None)
     subsets.check_classes(0, np.arange(100_000), np.arange(50_000) % 10, 0.5)
@@ -298,6 +340,28 @@ def test_diverged_rows_are_counted_in_the_table(tmp_path: Path, monkeypatch: pyt
     board = run(Options("digits/logreg", ["random"], models=60, out=str(tmp_path / "r"), device="cpu", quiet=True))
     assert board.rows.diverged > 0
     assert f"{board.rows.diverged} models diverged" in (tmp_path / "r" / "leaderboard.md").read_text()
+
+
+def test_the_slower_of_two_runs_keeps_the_others_block(
+    tmp_path: Path, toy_request: Request, quiet: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arrays may have been gathered from it: where roundings differ, they would not fit another."""
+    make(toy_request, tmp_path / "other", quiet)
+    real, key = Trainer.rows, launch.identity(toy_request).key
+    theirs = sorted((tmp_path / "other" / "blocks").iterdir())[0]
+    (tmp_path / "blocks").mkdir()
+
+    def rows(self: Trainer, *arguments: Any) -> dict[str, NDArray[Any]]:
+        (tmp_path / "blocks" / theirs.name).write_bytes(theirs.read_bytes())
+        made = real(self, *arguments)
+        made["margins"] += 1
+        return made
+
+    monkeypatch.setattr(Trainer, "rows", rows)
+    trainer = Trainer(toy_request.setting.recipe, toy_request.data, torch.device("cpu"))
+    done = Work(trainer, toy_request, key, tmp_path).block((0, 8))
+    assert done.by_other
+    assert (tmp_path / "blocks" / theirs.name).read_bytes() == theirs.read_bytes()
 
 
 # Memory

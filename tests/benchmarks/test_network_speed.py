@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import datasets, runner, subsets
+from bench import datasets, launch, runner, subsets
 from bench.datasets import Data
 from bench.files import Files, stamp
 from bench.train import Trainer
@@ -108,7 +108,7 @@ def test_cifar10(name: str, compiled: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_digits_mlp() -> None:
     setting = datasets.setting("digits/mlp")
     trainer = Trainer(setting.recipe, setting.dataset.load(Files()), GPU)
-    count, n = 4096, trainer.data.n_train
+    count, n = launch.GPU_ROWS, trainer.data.n_train
     chosen = [subsets.kept(0, row, n, 0.5) for row in range(count)]
     seeds = [subsets.model_seed(0, row) for row in range(count)]
     trainer.train(chosen[:8], seeds[:8])
