@@ -66,7 +66,8 @@ def train(options: runner.Options, folder: Path, array: Array, workers: int | No
     setting = datasets.setting(options.setting)
     data = runner.load(setting, options.data_dir, options.allow_modified_data)
     request = launch.widened(options.request(setting, data), folder)
-    who = launch.check(request, request.device.partition(":")[0])  # this machine need not have the jobs' device
+    on_gpu = request.device.partition(":")[0] == "cuda"  # which this machine need not have
+    who = launch.check(request, "cuda" if on_gpu else None)
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet)
     call = (asdict(options), str(folder), (0, array.shards), workers)

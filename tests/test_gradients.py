@@ -36,10 +36,10 @@ def test_equal_to_one_backward_pass_per_example(hidden: tuple[int, ...], quantit
         torch.testing.assert_close(made[i], expected, rtol=1e-10, atol=1e-12)
 
 
-def test_chunks_cover_every_example_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_cover_every_example_once() -> None:
     flat, vector, x, y = _model((4,))
     whole = gradients.stacked(flat, vector, x, y, "loss")
-    monkeypatch.setattr(gradients, "_CHUNK_BYTES", 3 * 4 * 8 * len(vector))  # three examples at a time
-    parts = list(gradients.chunks(flat, vector, x, y, "loss"))
+    three = 3 * 4 * 8 * len(vector)
+    parts = list(gradients.chunks(flat, vector, x, y, "loss", max_bytes=three))
     assert [(p.start, p.stop) for p, _ in parts] == [(0, 3), (3, 6), (6, 7)]
     torch.testing.assert_close(torch.cat([g for _, g in parts]), whole, rtol=0, atol=1e-15)

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import launch, networks, sequential, subsets
+from bench import gradients, launch, networks, sequential, subsets
 from bench.datasets import Architecture, Data, Dataset, Recipe, Setting
 from bench.errors import BenchError
 from bench.files import Files
+from bench.influence import Influence
 from bench.launch import Request
 from bench.models import Flat, build, initialise
 from bench.outputs import margins
 from bench.progress import Progress
 from bench.recipes import Augmentation
+from bench.recorded import Recorded
 from bench.sequential import Network
 from bench.subsets import Plan
 from bench.train import Stopped, Trainer, batch_order
@@ -379,6 +381,27 @@ def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(watched) == 3
     with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
         torch.ones(()).item()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_methods_differentiate_is_what_is_judged(name: str) -> None:
+    """Mean over image and mirror image, running statistics fixed: gradients in the parameters alone, and influence."""
+    made, data = recipe(name, mirror=True, label_smoothing=0.2, weight_decay=1e-3), pictures(24, 8)
+    trainer = Trainer(made, data, CPU)
+    state = trainer.train([np.arange(24)], [subsets.checkpoint_seed(0, 0)])[0]
+    x, y = trainer.inputs("test")
+    flat = trainer.flat()
+    judged = trainer.measured(state[None], Recorded())["margins"][0]
+    np.testing.assert_allclose(margins(flat(state, x), y).detach().numpy(), judged, atol=1e-5)
+    gradient = gradients.stacked(flat, state, x, y, "margin")
+    assert gradient.shape == (8, flat.n_parameters)
+    step = 1e-2 * gradient[0] / gradient[0].norm()
+    moved = [state + sign * torch.nn.functional.pad(step, (0, len(state) - len(step))) for sign in (1, -1)]
+    ahead, back = (float(margins(flat(m, x[:1]), y[:1]).detach()) for m in moved)
+    assert (ahead - back) / 2e-2 == pytest.approx(float(gradient[0].norm()), rel=0.05)
+    one = Influence(trainer.flat(), state, trainer.inputs("train"), (x, y), 1e-3, "logsumexp", made.label_smoothing)
+    assert one.matrix.shape == (flat.n_parameters, flat.n_parameters)
+    assert one.scores(one.mean_diagonal).isfinite().all()
 
 
 def test_failing_compiler_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
