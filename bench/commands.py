@@ -55,7 +55,7 @@ def _alphas(text: float | str) -> list[float]:
         raise BenchError(f"--alpha is {text!r}: write a number between 0 and 1, or several as 0.2,0.5") from error
     for alpha in alphas:
         if not 0 < alpha < 1:
-            raise BenchError(f"--alpha is {alpha:g}: it must be between 0 and 1")
+            raise BenchError(f"--alpha is {alpha}: it must be between 0 and 1")
     return alphas
 
 
@@ -143,7 +143,8 @@ def train(given: argparse.Namespace) -> int:
         who = meta.identity
         where = Path(given.out) / f"alpha-{who.alpha:g}" if len(found) > 1 else given.out
         print(f"{where}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {who.setting}", end="")
-        print(f", accuracy {meta.accuracy:.1%}" + (f", {len(meta.diverged)} diverged" if meta.diverged else ""))
+        right = f", accuracy {meta.accuracy:.1%}" if len(meta.diverged) < len(meta.subset_of_row) else ""
+        print(right + (f", {len(meta.diverged)} diverged" if meta.diverged else ""))
     return 0
 
 
@@ -314,7 +315,10 @@ def verify(given: argparse.Namespace) -> int:
             print(sentence)
         print(f"{folder}: {retrained}", file=sys.stderr)
         if wrong:
-            print(f"{folder}: {len(wrong)} faults; train again with the same settings to mend it", file=sys.stderr)
+            print(
+                f"{folder}: {len(wrong)} faults; the same bench train command mends what is torn or missing",
+                file=sys.stderr,
+            )
         else:
             print(f"{folder} is sound")
         faults += len(wrong)

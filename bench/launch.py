@@ -168,7 +168,11 @@ def check(request: Request, kind: str | None = None) -> Identity:
     Raises:
         BenchError: a value out of range, no such device, or a subset without a class.
     """
+    from bench.models import build
+
     who = identity(request, kind)
+    data = request.data
+    build(request.setting.recipe.architecture, data.train_x.shape[1:], data.n_classes)  # refuses what does not fit
     subset_of_row, _ = request.plan.layout()
     labels, empty = request.data.train_y, request.empty_classes
     subsets.check_classes(request.seed, subset_of_row, labels, request.alpha, request.sampling, allow_empty=empty)
@@ -201,7 +205,8 @@ def make(request: Request, folder: Path, progress: Progress) -> Meta | None:
     asked = msgspec.json.encode(store.Asked(request.plan.n_rows))
     if not (folder / store.ASKED).is_file() or (folder / store.ASKED).read_bytes() != asked:
         atomic.write_text(folder / store.ASKED, asked.decode())
-    atomic.sweep(folder / "blocks")
+    for place in (folder, folder / "blocks"):
+        atomic.sweep(place)
     found = store.find_blocks(folder, who.key)
     n_rows = request.plan.n_rows
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, n_rows))
@@ -244,11 +249,11 @@ def _gathered(folder: Path, meta: Meta, progress: Progress) -> Meta | None:
     return None if damage else old
 
 
-def claim(folder: Path, who: Identity, progress: Progress) -> None:
-    """Make sure that `folder` is for `who`; a store made by other data or code is set aside.
+def refuse_other(folder: Path, who: Identity) -> None:
+    """Leave a store alone that is another's.
 
     Raises:
-        BenchError: it holds something else.
+        BenchError: it was made with other settings, elsewhere, or by a later version.
     """
     store.refuse_newer(folder)
     old = _read_identity(folder)
@@ -259,6 +264,18 @@ def claim(folder: Path, who: Identity, progress: Progress) -> None:
     clash = who.clash(old)
     if clash is not None:
         raise BenchError(f"{folder} was made with {clash}: name another folder with --out")
+
+
+def claim(folder: Path, who: Identity, progress: Progress) -> None:
+    """Make sure that `folder` is for `who`; a store made by other data or code is set aside.
+
+    Raises:
+        BenchError: it holds something else.
+    """
+    refuse_other(folder, who)
+    old = _read_identity(folder)
+    if old is None:
+        return
     changed = who.changed(old)
     if changed:
         aside = folder.with_name(f"{folder.name}.{old.key[:8]}")
@@ -321,8 +338,9 @@ def _train(request: Request, key: str, folder: Path, todo: list[Span], done: int
 
         def report(made: Done) -> None:
             header = made.header
-            for row in header.diverged:
-                progress.say(f"row {row} diverged: its margins are not finite, twice; it is left out")
+            if header.diverged:
+                rows = ", ".join(map(str, header.diverged))
+                progress.say(f"rows that diverged: {rows}; their margins are not finite, twice, and are left out")
             advance(header.stop - header.start, header.accuracy)
 
         if devices:

@@ -53,6 +53,9 @@ class Architecture:
             InputError: an unknown name, or sizes that are no positive whole numbers.
         """
         _one_of("the model", self.name, get_args(Name))
+        for name in ("hidden", "image"):
+            if not isinstance(getattr(self, name), tuple):
+                raise InputError(f"{name} of a recipe is {getattr(self, name)!r}: it is a tuple, such as (64,)")
         for size in (*self.hidden, *self.image):
             _whole(f"a size of the model {self.name}", size, 1)
         if self.image and len(self.image) != 3:
@@ -186,6 +189,9 @@ class Recipe:
         Raises:
             InputError: a field that is out of range or an unknown word.
         """
+        for name, kind in (("architecture", Architecture), ("augmentation", Augmentation)):
+            if not isinstance(getattr(self, name), kind):
+                raise InputError(f"{name} of a recipe is {getattr(self, name)!r}: it is of type {kind.__name__}")
         _one_of("schedule", self.schedule, get_args(Schedule))
         _one_of("optimiser", self.optimiser, get_args(Optimiser))
         _whole("epochs", self.epochs, 1)

@@ -214,7 +214,7 @@ def load(setting: Setting, data_dir: str | None, allow_modified: bool) -> Data:
         raise BenchError(f"{setting.dataset_name}: {error}") from error
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = type(error).__name__
         raise BenchError(f"the dataset {setting.dataset_name} cannot be loaded: {kind}: {error}") from error
 
@@ -312,8 +312,8 @@ def train(
     data = load(setting, options.data_dir, options.allow_modified_data)
     request = replace(options.request(setting, data), plan=plan, shard=shard, workers=workers)
     requests = [(replace(request, alpha=alpha), folder) for alpha, folder in family(store, alphas)]
-    for one, _ in requests:
-        launch.check(one)
+    for one, folder in requests:
+        launch.refuse_other(folder, launch.check(launch.widened(one, folder)))
     progress = Progress(quiet=options.quiet)
     if stamped := stamp(data.origin):
         progress.say(stamped)

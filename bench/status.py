@@ -50,6 +50,7 @@ def lines(folder: Path) -> list[str]:
         who = msgspec.json.decode(path.read_bytes(), type=Identity)
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}): name a store that bench train made") from error
+    store.refuse_newer(folder)
     found = store.find_blocks(folder, who.key)
     done = sum(block.stop - block.start for block in found.good)
     asked = _asked(folder) or max((block.stop for block in found.good), default=0)
@@ -133,6 +134,8 @@ def retrain(truth: GroundTruth, setting: Setting, data: Data, count: int, device
         return Retrained(none, [], f"it was made by other {' and '.join(changed)} than here and now")
     rng = np.random.default_rng()  # other rows every time
     good = np.flatnonzero(truth.completed)
+    if not len(good):
+        return Retrained(none, [], "every model diverged")
     rows = np.sort(rng.choice(good, min(count, len(good)), replace=False))
     chosen = [subsets.kept(who.seed, meta.subset_of_row[row], data.n_train, who.alpha, who.sampling) for row in rows]
     seeds = [subsets.model_seed(who.seed, int(row)) for row in rows]

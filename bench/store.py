@@ -15,6 +15,7 @@ into place, never through a memmap: a full disk is then an error, not a bus erro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -306,22 +307,32 @@ def verify(folder: Path) -> list[str]:
     Raises:
         InputError: it is not a store that was made here.
     """
+    refuse_newer(folder)
     try:
         truth = GroundTruth.open(folder)
     except InputError as error:
-        if not (folder / "identity.json").is_file():
+        path = folder / "identity.json"
+        if not path.is_file():
             raise
-        return [str(error)]
+        wrong = [str(error)]
+        with suppress(msgspec.DecodeError):
+            wrong += find_blocks(folder, msgspec.json.decode(path.read_bytes(), type=Identity).key).bad
+        return wrong
     meta = truth.meta
     if meta is None:
         return [f"{folder} has no meta.json: nothing can be checked but that the arrays open"]
-    untrained = np.setdiff1d(np.flatnonzero(~truth.completed), meta.diverged)
+    if meta.key != meta.identity.key:  # what it says cannot be relied on
+        return ["meta.json is altered: its key is not that of its identity", *damaged(folder, meta)]
+    flagged = sorted(row for block in meta.blocks for row in block.diverged if row < len(meta.subset_of_row))
+    untrained = np.setdiff1d(np.flatnonzero(~truth.completed), flagged)
     wrong = [f"rows {_spans(untrained)} are not trained"] if len(untrained) else []
+    if sorted(meta.diverged) != flagged or truth.completed[flagged].any():
+        wrong.append("meta.json, the blocks and _completed.npy do not name the same rows as diverged")
     wrong += damaged(folder, meta)
     subset, group = truth.plan.layout()
     rows = (meta.subset_of_row, meta.group_of_row, meta.seed_of_row)
-    if rows != (subset.tolist(), group.tolist(), list(range(len(subset)))) or meta.key != meta.identity.key:
-        wrong.append("meta.json is altered: its rows or its key are not those of its plan and identity")
+    if rows != (subset.tolist(), group.tolist(), list(range(len(subset)))):
+        wrong.append("meta.json is altered: its rows are not those of its plan")
     for start, stop in missing_rows(meta.blocks, len(subset)):
         wrong.append(f"meta.json names no block for rows {start} to {stop - 1}")
     step = max(1, _CHUNK_BYTES // max(1, meta.n_train))
@@ -331,16 +342,21 @@ def verify(folder: Path) -> list[str]:
         made = subsets.masks(who.seed, part, meta.n_train, who.alpha, who.sampling)
         for row in np.flatnonzero((made != truth.masks[at : at + step]).any(axis=1)):
             wrong.append(f"the mask of row {at + row} is not the one that its seed gives")
-    opened = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in meta.schema if name != "masks"}
+    opened = {}
+    for name, (shape, dtype) in meta.schema.items():
+        with suppress(InputError):  # it is named as damaged already
+            opened[name] = _array(folder, name, len(shape) + 1, np.dtype(dtype).kind)
     for header in meta.blocks:
         path = folder / "blocks" / blocks.name(header.start, header.stop)
         try:
-            stored = blocks.read(path, meta.key)[1]
+            found, stored = blocks.read(path, meta.key)
         except blocks.BlockError as error:
             wrong.append(f"the block {error}")
             continue
-        for name, values in stored.items():
-            gathered = opened[name][header.start : header.stop]
+        if found != header:
+            wrong.append(f"meta.json is altered: it says of the block {path.name} what the block does not")
+        for name in stored.keys() & opened.keys():
+            values, gathered = stored[name], opened[name][header.start : header.stop]
             if not np.array_equal(values[: len(subset) - header.start], gathered, equal_nan=True):
                 wrong.append(f"{name}.npy and the block {path.name} differ")
     return wrong

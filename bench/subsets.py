@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Group = Literal["fit", "tune", "eval"]
 Sampling = Literal["exact", "bernoulli"]
+_MOST_ROWS = 10**9
 _MASK, _MODEL = 0, 1  # streams of one root seed
 CHECKPOINT = 2
 
@@ -55,6 +56,8 @@ class Plan:
             raise BenchError(f"--eval-subsets is {self.eval_subsets}: a rank correlation needs at least 2")
         if self.tune_rows < 0:
             raise BenchError(f"--tune-rows is {self.tune_rows}: it cannot be negative")
+        if self.n_rows > _MOST_ROWS:
+            raise BenchError(f"--models is {self.n_rows}: more than {_MOST_ROWS} are not planned for")
         if self.judge_only and (self.n_rows < self.smallest or self.n_rows % self.repeats):
             raise BenchError(
                 f"--models is {self.n_rows}: with --judge-only it is at least two subsets × {self.repeats} seeds each, "

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from bench.launch import Request
 
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
-_BLOCK_DEATHS = 8  # of workers at one block, before it is given up
+_BLOCK_DEATHS = 12  # of workers at one block, before it is given up
 _START_FAILURES = 2  # workers in a row that end by themselves before they are ready: the next one would as well
-_START_KILLS = 20  # the same of workers that are killed: memory may be free again
+_START_KILLS = 50  # the same of workers that are killed: memory may be free again
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_bad_usage(main: Main, arguments: tuple[str, ...], words: tuple[str, ...
     ("arguments", "words"),
     [
         (("--seed", "-1"), ("--seed is -1",)),
-        (("--alpha", "0"), ("--alpha is 0.0", "some but not all of 40")),
+        (("--alpha", "0"), ("--alpha is 0.0", "between 0 and 1")),
         (("--alpha", "1"), ("--alpha is 1.0",)),
         (("--alpha", "1.5"), ("--alpha is 1.5",)),
         (("--alpha", "nan"), ("--alpha is nan",)),
@@ -338,7 +338,7 @@ def test_run_report_and_verify(main: Main, toy_run: Path) -> None:
     code, out, err = main("verify", "run/ground-truth")
     assert code == 1
     assert "margins.npy" in out
-    assert "train again" in err
+    assert "mends what is torn or missing" in err
 
 
 _COLUMNS = ("models", "training", "attributing", "memory")

@@ -360,12 +360,12 @@ def test_bad_gathered_file_is_gathered_anew(
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda meta: meta["subset_of_row"].__setitem__(1, 1), "its rows or its key"),
-        (lambda meta: meta["seed_of_row"].__setitem__(1, 0), "its rows or its key"),
-        (lambda meta: meta["group_of_row"].__setitem__(0, 0), "its rows or its key"),
-        (lambda meta: meta["identity"].__setitem__("recipe", "0"), "its rows or its key"),
-        (lambda meta: meta["identity"]["plan"].__setitem__("repeats", 3), "its rows or its key"),
-        (lambda meta: meta["identity"].__setitem__("seed", 1), "the mask of row 0 is not"),
+        (lambda meta: meta["subset_of_row"].__setitem__(1, 1), "its rows are not"),
+        (lambda meta: meta["seed_of_row"].__setitem__(1, 0), "its rows are not"),
+        (lambda meta: meta["group_of_row"].__setitem__(0, 0), "its rows are not"),
+        (lambda meta: meta["identity"].__setitem__("recipe", "0"), "its key is not that"),
+        (lambda meta: meta["identity"]["plan"].__setitem__("repeats", 3), "its key is not that"),
+        (lambda meta: meta["identity"].__setitem__("seed", 1), "its key is not that"),
         (lambda meta: meta["blocks"].pop(2), "no block for rows 16 to 23"),
         (lambda meta: meta["checksums"].clear(), "masks.npy has another content"),
         (lambda meta: meta["subset_of_row"].pop(), "meta.json is of arrays of other shapes"),

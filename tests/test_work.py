@@ -297,7 +297,7 @@ def test_diverged_rows_are_flagged_and_left_out(
         if 4 in np.flatnonzero(toy_request.plan.layout()[1] == ("fit", "tune", "eval").index(g))
     )
     assert 4 not in truth.of_group(group)  # type: ignore[arg-type]
-    assert "row 4 diverged" in (quiet.log.read_text() if quiet.log else "")
+    assert "rows that diverged: 4;" in (quiet.log.read_text() if quiet.log else "")
     assert any("diverged: 1 rows (4)" in line for line in status.lines(tmp_path / "s"))
     again = make(toy_request, tmp_path / "s", quiet)  # it is not tried for ever
     assert again == meta
@@ -533,3 +533,78 @@ def test_a_store_of_a_newer_version(tmp_path: Path, toy_request: Request, quiet:
     with pytest.raises(InputError, match=told):
         make(toy_request, tmp_path / "s", quiet)
     assert before == {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.*")}
+
+
+# Damage that verify must name, whatever it hits
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+@pytest.mark.parametrize("fault", ["cut", "emptied", "missing"])
+def test_damaged_arrays_that_are_kept(
+    tmp_path: Path, toy_request: Request, quiet: Progress, name: str, fault: str
+) -> None:
+    make(replace(toy_request, keep=ALL), tmp_path / "s", quiet)
+    path = tmp_path / "s" / f"{name}.npy"
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: 90 if fault == "cut" else 0])
+    wrong = store.verify(tmp_path / "s")
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"{name}.npy ")
+    make(replace(toy_request, keep=ALL), tmp_path / "s", quiet)
+    assert store.verify(tmp_path / "s") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": {"seed": -1}},
+        {"identity": {"alpha": 7}},
+        {"identity": {"keep": []}},
+        {"identity": {"plan": {"repeats": 0, "eval_subsets": 200, "tune_rows": 100}}},
+        {"diverged": [3]},
+        {"blocks": None},
+    ],
+    ids=str,
+)
+def test_altered_meta_is_named(tmp_path: Path, toy_request: Request, quiet: Progress, change: dict[str, Any]) -> None:
+    make(replace(toy_request, keep=("correct",)), tmp_path / "s", quiet)
+    path = tmp_path / "s" / "meta.json"
+    meta = json.loads(path.read_text())
+    if change == {"blocks": None}:
+        meta["blocks"][0]["accuracy"] = 1.0
+    for name, value in change.items():
+        if value is not None:
+            meta[name] = meta[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(meta))
+    assert any("meta.json" in sentence for sentence in store.verify(tmp_path / "s"))
+
+
+def test_blocks_of_a_store_without_arrays_are_checked(tmp_path: Path, toy_request: Request, quiet: Progress) -> None:
+    make(toy_request, tmp_path / "s", quiet)
+    for name in ("masks.npy", "margins.npy", "meta.json"):
+        (tmp_path / "s" / name).unlink()
+    block = next((tmp_path / "s" / "blocks").iterdir())
+    block.write_bytes(block.read_bytes()[:-9])
+    assert f"{block.name} is torn (BadZipFile)" in store.verify(tmp_path / "s")
+
+
+def test_a_store_of_nothing_but_diverged_models(tmp_path: Path, toy_request: Request, quiet: Progress) -> None:
+    wild = replace(toy_request.setting, recipe=replace(toy_request.setting.recipe, lr=1e30))
+    make(replace(toy_request, setting=wild), tmp_path / "s", quiet)
+    assert store.verify(tmp_path / "s") == []
+    truth = GroundTruth.open(tmp_path / "s")
+    assert status.retrain(truth, wild, toy_request.data, 2, "auto").why_not == "every model diverged"
+
+
+@pytest.mark.parametrize("architecture", [Architecture("cnn", (4,)), Architecture("resnet9")])
+def test_a_model_that_does_not_fit_the_examples(
+    tmp_path: Path, toy_request: Request, quiet: Progress, architecture: Architecture
+) -> None:
+    """Found before anything is written."""
+    recipe = replace(toy_request.setting.recipe, architecture=architecture)
+    request = replace(toy_request, setting=replace(toy_request.setting, recipe=recipe))
+    with pytest.raises(InputError, match="takes images"):
+        make(request, tmp_path / "s", quiet)
+    assert not (tmp_path / "s").exists()
