@@ -35,7 +35,7 @@ class Pool:
         self._have: dict[int, tuple[NDArray[np.float32], float]] = {}
 
     def get(self, count: int) -> tuple[torch.Tensor, float]:
-        """The first `count` as one tensor `[count, n_parameters]` on the device, and the seconds they took."""
+        """The first `count` as one tensor `[count, n_state]` on the device (see `Flat`), and the seconds they took."""
         import torch
         import torch._dynamo  # torch.func would import it, seconds, at its first use: in the middle of a method's time
 

@@ -165,7 +165,7 @@ class Task:
         return [flat().load(vector) for vector in self.checkpoint_vectors(count)]
 
     def checkpoint_vectors(self, count: int) -> torch.Tensor:
-        """The same as parameter vectors, float32 `[count, n_parameters]`, for `task.flat()`."""
+        """The same as state vectors, float32 `[count, n_state]` (see `Flat`), for `task.flat()`."""
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
