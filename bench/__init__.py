@@ -16,6 +16,9 @@ _LAZY = {
     "Needs": "bench.methods",
     "Task": "bench.task",
     "fit_datamodels": "bench.lasso",
+    "fit_least_squares": "bench.ridge",
+    "fit_ridge": "bench.ridge",
+    "lasso_path": "bench.lasso",
     "lds": "bench.scorer",
     "run": "bench.runner",
 }
@@ -28,9 +31,12 @@ if TYPE_CHECKING:
     from bench.errors import BenchError as BenchError
     from bench.lasso import Datamodels as Datamodels
     from bench.lasso import fit_datamodels as fit_datamodels
+    from bench.lasso import lasso_path as lasso_path
     from bench.methods import Method as Method
     from bench.methods import Needs as Needs
     from bench.results import Leaderboard as Leaderboard
+    from bench.ridge import fit_least_squares as fit_least_squares
+    from bench.ridge import fit_ridge as fit_ridge
     from bench.runner import run as run
     from bench.scorer import LDS as LDS
     from bench.scorer import lds as lds

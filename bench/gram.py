@@ -1,8 +1,9 @@
-"""Moments of masks and margins: all that linear datamodels need to know about the rows, computed once and exactly.
+"""Moments of masks and margins: all that linear datamodels need to know about the rows, streamed once and exact.
 
-Masks are read once, checked, and kept packed (one bit per entry). Co-occurrence counts XᵀX are integers from popcounts,
-so sums and differences of row sets' counts (the rows of a fold, all rows but a fold) are exact too. Cross products XᵀY
-are summed in float64. No array of rows × train examples is ever held beyond one chunk.
+Masks are read by chunks of rows and packed into bits, a column's rows in 64-bit words. Co-occurrence counts XᵀX are
+integers from popcounts, so that sums and differences of row sets' counts (the rows of a fold, all rows but a fold) are
+exact too. Cross products XᵀY are summed in float64 from tables of all sums of four rows. Beyond one chunk nothing is
+held that grows with rows × train examples.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,14 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 Index = NDArray[np.intp]
 
+MIN_ROWS = 10  # fewer say nothing about as many as one example
+
 _WORD = 64
 _PACK_ROWS = 8192  # rows whose bits are transposed at a time: 1 KiB per train example
-_CHUNK_BYTES = 1 << 26  # of one dense float64 chunk of masks
+_CHUNK_BYTES = 1 << 26  # of a chunk's masks, and of a float64 block of counts
+_SPARSE = 0.15  # of the weights: a denser product is quicker by a matrix product
+_SHOWN = 5  # rows that a message names
+_FLOAT16_MAX = 65504
 
 
 @dataclass(frozen=True)
@@ -90,21 +97,27 @@ class Centred:
     yy: Float
 
 
-def centre(moments: Moments, about: Moments | None = None, dtype: type[np.floating[Any]] = np.float64) -> Centred:
+def centre(
+    moments: Moments,
+    about: Moments | None = None,
+    dtype: type[np.floating[Any]] = np.float64,
+    threads: int = 1,
+) -> Centred:
     """Second moments about the rows' own means, or about the means of other rows (`about`, for held-out rows).
 
     About their own means, each entry of `G` is (m·count − sᵢsⱼ)/m²: an exact integer numerator, rounded to `dtype`.
     """
+    from bench.kernels.gram import centre_counts
+
     m = float(moments.rows)
-    s = moments.kept * m
-    G = np.empty(moments.count.shape, dtype)
+    s = np.diagonal(moments.count).astype(np.float64)
     x = moments.kept if about is None else about.kept
-    for block in _chunks(len(s), max(1, _CHUNK_BYTES // (8 * len(s)))):
-        sb, xb = s[block, None], x[block, None]
-        if about is None:
-            G[block] = (moments.count[block] * m - sb * s) / (m * m)
-        else:
-            G[block] = (moments.count[block] - sb * x - xb * s + m * xb * x) / m
+    G = np.empty(moments.count.shape, dtype)
+    in_threads(
+        lambda b: centre_counts(moments.count, m, s, x, about is None, b.start, b.stop, G),
+        _chunks(len(s), -(-len(s) // threads)),
+        threads,
+    )
     if about is None:
         return Centred(G, *centre_cross(moments))
     y = about.mean
@@ -126,94 +139,126 @@ def centre_cross(moments: Moments) -> tuple[Float, Float]:
     return C, yy
 
 
-def gram_product(moments: Moments, W: Float) -> Float:
+def gram_product(moments: Moments, W: Float, threads: int = 1) -> Float:
     """(X−x̄)ᵀ(X−x̄)W/m in float64 from the exact counts, without the centred Gram. `[n, T]`."""
     s = np.diagonal(moments.count).astype(np.float64)
-    out = np.empty(W.shape)
-    for block in _chunks(len(s), max(1, _CHUNK_BYTES // (8 * len(s)))):
-        out[block] = moments.count[block].astype(np.float64) @ W
+    if np.count_nonzero(W) < _SPARSE * W.size:
+        from bench.kernels.gram import counts_times
+
+        rows, product = np.ascontiguousarray(W.T), np.empty(W.shape[::-1])
+        T = len(rows)
+        in_threads(
+            lambda b: counts_times(moments.count, rows, b.start, b.stop, product), _chunks(T, -(-T // threads)), threads
+        )
+        out = product.T
+    else:
+        out = np.empty(W.shape)
+        for block in _chunks(len(s), max(1, _CHUNK_BYTES // (8 * len(s)))):
+            out[block] = moments.count[block].astype(np.float64) @ W
     return (out - s[:, None] * ((s / moments.rows) @ W)) / moments.rows
 
 
 class Design:
-    """Checked masks (packed into bits) with their margins.
+    """Masks with their margins, checked as they are read.
 
     Args:
-        masks: bool or 0/1 `[m, n]`; an array or a memmap, read once, by chunks of rows.
-        margins: real `[m, T]`; an array or a memmap, read by chunks of rows.
+        masks: bool or 0/1 `[m, n]`; an array, a memmap, or whatever is indexed like one. Read by chunks of rows.
+        margins: real `[m, T]`; the same.
         threads: threads for counting; results do not depend on it.
 
     Raises:
-        InputError: wrong shapes, masks other than 0/1, margins that are not finite.
+        InputError: wrong shapes, fewer than 10 rows, margins that are not finite; and, when rows are read, masks other
+            than 0/1.
     """
 
     def __init__(self, masks: Any, margins: Any, threads: int | None = None):
-        self.masks_shape, self.margins = _check_shapes(masks, margins)
-        self.m, self.n = self.masks_shape
-        self.T = int(self.margins.shape[1])
+        (self.m, self.n), self.T = _check_shapes(masks, margins)
+        self.masks, self.margins = masks, margins
         self.threads = thread_count(threads)
-        self.bits = np.empty((self.m, -(-self.n // 8)), np.uint8)
-        bad = np.zeros(self.T, np.int64)
-        for rows in _chunks(self.m, self._chunk):
-            self.bits[rows] = _pack(np.asarray(masks[rows]), rows.start)
-            bad += np.count_nonzero(~np.isfinite(self.margins[rows]), axis=0)
-        if bad.any():
-            raise InputError(
-                f"margins: {int(bad.sum())} values are NaN or infinite, the first in target {int(np.argmax(bad > 0))}; "
-                "retrain those rows or drop them."
-            )
+        _check_finite(margins, self._chunk(self.T * 8))
         # One origin for all row sets: it keeps squares small, and makes constant targets exactly zero.
-        self.shift = np.asarray(self.margins[0], np.float64)
+        self.shift = np.asarray(margins[:1], np.float64)[0]
 
-    @property
-    def _chunk(self) -> int:
-        return int(np.clip(_CHUNK_BYTES // (8 * self.n), _WORD, _PACK_ROWS))
+    def _chunk(self, row_bytes: int) -> int:
+        return int(np.clip(_CHUNK_BYTES // row_bytes // _WORD * _WORD, _WORD, _PACK_ROWS))
 
-    def rows(self, index: Index) -> NDArray[np.uint8]:
-        """Masks of some rows as 0/1 uint8 `[len(index), n]`."""
-        return np.unpackbits(self.bits[index], axis=1, count=self.n, bitorder="little")
+    def rows(self, index: Index | slice) -> NDArray[np.bool_]:
+        """Masks of some rows, bool `[len(index), n]`.
+
+        Raises:
+            InputError: one is neither 0 nor 1.
+        """
+        chunk = np.asarray(self.masks[index])
+        if chunk.dtype == np.bool_:
+            return chunk
+        wrong = (chunk != 0) & (chunk != 1)
+        if wrong.any():
+            r, j = np.argwhere(wrong)[0]
+            row = (index.start or 0) + r if isinstance(index, slice) else index[r]
+            raise InputError(f"masks[{row}, {j}] is {chunk[r, j]}; masks hold 0/1 (or bool): kept or not.")
+        return chunk.astype(np.bool_)
+
+    def targets(self, index: Index | slice, targets: slice = slice(None)) -> Float:
+        """Margins of some rows less `shift`, float64 `[len(index), T]`."""
+        margins: Float = np.array(self.margins[index][:, targets], np.float64)
+        margins -= self.shift[targets]
+        return margins
 
     def groups(self) -> Index:
         """Number of each row's distinct mask, `[m]`: rows that share a mask share a number."""
         seen: dict[bytes, int] = {}
-        digest = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in self.bits)
-        return np.fromiter((seen.setdefault(key, len(seen)) for key in digest), np.intp, self.m)
+        group = np.empty(self.m, np.intp)
+        for rows in _chunks(self.m, self._chunk(self.n)):
+            for i, row in enumerate(np.packbits(self.rows(rows), axis=1), rows.start):
+                group[i] = seen.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), len(seen))
+        return group
 
-    def moments(self, index: Index | None = None) -> Moments:
-        """Sums over the rows `index` (all by default)."""
-        index = np.arange(self.m) if index is None else np.sort(index)
-        counts = np.zeros((self.n, self.n), np.int32)
-        for rows in _chunks(len(index), _PACK_ROWS):
-            _count(_columns(self.rows(index[rows])), counts, self.threads)
-        cross = np.zeros((self.n, self.T))
-        total = np.zeros(self.T)
-        square = np.zeros(self.T)
-        for rows in _chunks(len(index), self._chunk):
-            y = self.targets(index[rows])
-            cross += self.rows(index[rows]).astype(np.float64).T @ y
+    def moments(
+        self, index: Index | None = None, targets: slice = slice(None), count: NDArray[np.int32] | None = None
+    ) -> Moments:
+        """Sums over the rows `index` (all by default) for some targets; `count` of the same rows is not made anew."""
+        from bench.kernels.gram import add_cross
+
+        begin, end, _ = targets.indices(self.T)
+        counts = np.zeros((self.n, self.n), np.int32) if count is None else count
+        cross = np.zeros((self.n, end - begin))
+        total = np.zeros(end - begin)
+        square = np.zeros(end - begin)
+        m = self.m if index is None else len(index)
+        for chunk in _chunks(m, min(self._chunk(self.n), self._chunk(8 * (end - begin)))):
+            rows = chunk if index is None else index[chunk]
+            words = _columns(self.rows(rows))
+            if count is None:
+                _count(words, counts, self.threads)
+            y = np.zeros((words.shape[1] * _WORD, end - begin))
+            y[: chunk.stop - chunk.start] = self.targets(rows, targets)
+            in_threads(partial(_over, add_cross, words, y, cross), self._shares(), self.threads)
             total += y.sum(0)
             square += np.einsum("it,it->t", y, y)
-        return Moments(len(index), counts, cross, total, square)
+        return Moments(m, counts, cross, total, square)
+
+    def _shares(self) -> Iterator[slice]:
+        """Train examples in as many parts as there are threads: their sums are the same however they are cut."""
+        return _chunks(self.n, -(-self.n // self.threads))
 
     def row_counts(self) -> NDArray[np.int32]:
-        """Examples that two rows both keep (XXᵀ), int32 `[m, m]`."""
+        """Examples that two rows both keep (XXᵀ), int32 `[m, m]`; for fewer rows than examples."""
         counts = np.zeros((self.m, self.m), np.int32)
-        width = -(-self.bits.shape[1] // 8) * 8
-        padded = np.zeros((self.m, width), np.uint8)
-        padded[:, : self.bits.shape[1]] = self.bits
-        _count(padded.view(np.uint64), counts, self.threads)
+        step = max(_WORD, _CHUNK_BYTES // self.m // _WORD * _WORD)
+        for columns in _chunks(self.n, step):
+            words = np.zeros((self.m, -(-(columns.stop - columns.start) // _WORD) * 8), np.uint8)
+            for rows in _chunks(self.m, self._chunk(self.n)):
+                packed = np.packbits(self.rows(rows)[:, columns], axis=1, bitorder="little")
+                words[rows, : packed.shape[1]] = packed
+            _count(words.view(np.uint64), counts, self.threads)
         return counts
 
     def transposed_product(self, A: Float) -> Float:
         """XᵀA for `A` `[m, T]`, by chunks of rows. `[n, T]`."""
         out = np.zeros((self.n, A.shape[1]))
-        for rows in _chunks(self.m, self._chunk):
-            out += self.rows(np.arange(rows.start, rows.stop)).astype(np.float64).T @ A[rows]
+        for rows in _chunks(self.m, self._chunk(8 * self.n)):
+            out += self.rows(rows).astype(np.float64).T @ A[rows]
         return out
-
-    def targets(self, index: Index) -> Float:
-        """Margins of some rows less `shift`, float64 `[len(index), T]`."""
-        return np.asarray(self.margins[index], np.float64) - self.shift
 
 
 def thread_count(threads: int | None) -> int:
@@ -236,45 +281,66 @@ def in_threads(work: Callable[[slice], None], blocks: Iterable[slice], threads: 
         list(pool.map(work, blocks))
 
 
+def _over(kernel: Callable[..., None], words: Array, y: Array, cross: Array, block: slice) -> None:
+    kernel(words, y, block.start, block.stop, cross)
+
+
 def _chunks(length: int, step: int) -> Iterator[slice]:
     return (slice(a, min(a + step, length)) for a in range(0, length, step))
 
 
 def _count(words: NDArray[np.uint64], counts: NDArray[np.int32], threads: int) -> None:
-    from bench.kernels.lasso import add_counts
+    from bench.kernels.gram import add_counts
 
     in_threads(lambda b: add_counts(words, b.start, b.stop, counts), _chunks(len(words), _WORD), threads)
 
 
-def _columns(rows: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """0/1 rows `[r, n]` → their columns packed into words `[n, ⌈r/64⌉]`."""
+def _columns(rows: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Rows `[r, n]` → their columns packed into words `[n, ⌈r/64⌉]`."""
     packed = np.packbits(rows, axis=0, bitorder="little")
     out = np.zeros((rows.shape[1], -(-len(rows) // _WORD) * 8), np.uint8)
     out[:, : len(packed)] = packed.T
     return out.view(np.uint64)
 
 
-def _pack(chunk: Array, first: int) -> NDArray[np.uint8]:
-    if chunk.dtype != np.bool_:
-        wrong = (chunk != 0) & (chunk != 1)
-        if wrong.any():
-            r, j = np.argwhere(wrong)[0]
-            raise InputError(f"masks[{first + r}, {j}] is {chunk[r, j]}; masks hold 0/1 (or bool): kept or not.")
-        chunk = chunk.astype(np.bool_)
-    return np.packbits(chunk, axis=1, bitorder="little")
+def _check_finite(margins: Any, step: int) -> None:
+    """Refuse margins that are not finite, naming their rows."""
+    count, wrong, overflow = 0, [], False
+    for rows in _chunks(len(margins), step):
+        chunk = np.asarray(margins[rows])
+        finite = np.isfinite(chunk)
+        if finite.all():
+            continue
+        count += int((~finite).sum())
+        wrong += [rows.start + int(i) for i in np.flatnonzero(~finite.all(1))]
+        overflow |= chunk.dtype == np.float16 and bool(np.isinf(chunk).any())
+    if wrong:
+        shown = ", ".join(map(str, wrong[:_SHOWN])) + (
+            f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        )
+        advice = (
+            f"float16 ends at {_FLOAT16_MAX}, so store them as float32, or drop those rows"
+            if overflow
+            else "retrain those rows or drop them"
+        )
+        raise InputError(
+            f"margins: {count} values are NaN or infinite, in row{'s' if len(wrong) > 1 else ''} {shown}; {advice}."
+        )
 
 
-def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], Array]:
+def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], int]:
     for name, array in (("masks", masks), ("margins", margins)):
-        shape = np.shape(array)
+        shape = tuple(np.shape(array))
         if len(shape) != 2 or 0 in shape:
             raise InputError(f"{name} has shape {shape}; give a non-empty matrix with one row per trained model.")
     if len(masks) != len(margins):
         raise InputError(
             f"masks has {len(masks)} rows and margins {len(margins)}; give one row per trained model in both."
         )
-    margins = margins if isinstance(margins, np.ndarray) else np.asarray(margins)
-    if margins.dtype.kind not in "fiu":
-        raise InputError(f"margins has dtype {margins.dtype}; give real numbers (float32).")
+    kind = np.asarray(margins[:1]).dtype
+    if kind.kind not in "fiu":
+        raise InputError(f"margins has dtype {kind}; give real numbers (float32).")
     m, n = np.shape(masks)
-    return (m, n), margins
+    if m < MIN_ROWS:
+        raise InputError(f"masks has {m} rows; a datamodel takes at least {MIN_ROWS} trained models, better thousands.")
+    return (m, n), int(np.shape(margins)[1])

@@ -14,7 +14,7 @@ from bench.task import Task
 class Datamodels(Method):
     needs = Needs(fit_rows=20)
 
-    def __init__(self, n_lambdas: int = 30, min_ratio: float = 0.01, validation: float = 0.2, tol: float = 1e-4):
+    def __init__(self, n_lambdas: int = 100, min_ratio: float = 0.01, validation: float = 0.2, tol: float = 1e-4):
         self.n_lambdas, self.min_ratio, self.validation, self.tol = n_lambdas, min_ratio, validation, tol
 
     def attribute(self, task: Task) -> NDArray[np.float32]:

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.linear_model import Lasso, Ridge
+from sklearn.linear_model import Lasso
+from sklearn.linear_model import lasso_path as lasso_path_of_sklearn
 
 from bench.errors import InputError
 from bench.gram import Design, centre, gram_product
-from bench.lasso import Datamodels, fit_datamodels, fit_ridge
+from bench.lasso import Datamodels, fit_datamodels, lasso_path
+from bench.ridge import fit_least_squares, fit_ridge
 
 Array = NDArray[Any]
 
@@ -31,6 +33,12 @@ def sklearn_lasso(masks: Array, y: Array, lam: float, tol: float = 1e-12) -> Las
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return Lasso(alpha=lam, tol=tol, max_iter=200_000).fit(masks.astype(np.float64), y.astype(np.float64))
+
+
+def sklearn_path(X: Array, y: Array, lams: Array, gram: Array) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return lasso_path_of_sklearn(X, y, alphas=lams, precompute=gram, Xy=X.T @ y, tol=1e-12, max_iter=100_000)
 
 
 def objective(masks: Array, y: Array, weight: Array, bias: float, lam: float) -> float:
@@ -52,6 +60,36 @@ def test_equal_to_sklearn_at_given_lambda(m: int, n: int, ratio: float, alpha: f
         assert fit.bias[t] == pytest.approx(reference.intercept_, abs=3e-5)
 
 
+@pytest.mark.parametrize(("m", "n", "T"), [(2000, 500, 50), (100, 150, 8)])
+def test_the_whole_path_equals_sklearn(m: int, n: int, T: int) -> None:
+    """Coefficients within 1e-6 of coordinate descent at tolerance 1e-12, which takes scikit-learn a while."""
+    masks, margins = problem(m, n, T)
+    path = lasso_path(masks, margins, n_lambdas=12, min_ratio=0.02, tol=1e-13)
+    assert path.weight.shape == (12, n, T)
+    assert path.gap.max() <= 1e-12
+    X, Y = np.asfortranarray(masks - masks.mean(0)), margins - margins.astype(np.float64).mean(0)
+    gram = X.T @ X
+    for t in range(T):
+        _, reference, _ = sklearn_path(X, Y[:, t], path.lams[:, t], gram)
+        np.testing.assert_allclose(path.weight[:, :, t], reference.T, atol=1e-6)
+        np.testing.assert_allclose(
+            path.bias[:, t], margins[:, t].astype(np.float64).mean() - masks.mean(0) @ reference, atol=1e-4
+        )
+
+
+def test_a_given_path_and_one_without_certificate() -> None:
+    masks, margins = problem(80, 30, 4)
+    whole = lasso_path(masks, margins, n_lambdas=5)
+    again = lasso_path(masks, margins, lams=whole.lams, certify=False)
+    np.testing.assert_allclose(again.weight, whole.weight, atol=1e-4)
+    assert np.isnan(again.gap).all()
+    assert (whole.gap <= 1e-4).all()
+    shared = lasso_path(masks, margins, lams=[0.05, 0.02])
+    assert shared.lams.shape == (2, 4)
+    one = fit_datamodels(masks, margins, lam=0.02)
+    np.testing.assert_allclose(shared.weight[1], one.weight, atol=0.02 * np.abs(one.weight).max())
+
+
 def test_lam_max_is_the_least_penalty_without_weights() -> None:
     masks, margins = problem(80, 30, 4)
     lam_max = fit_datamodels(masks, margins, lam=1.0).lam_max
@@ -61,7 +99,7 @@ def test_lam_max_is_the_least_penalty_without_weights() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    m=st.integers(3, 40),
+    m=st.integers(10, 40),
     n=st.integers(1, 60),
     alpha=st.sampled_from([0.1, 0.5, 0.9]),
     ratio=st.floats(0.005, 1.2),
@@ -111,7 +149,7 @@ def test_weights_are_per_kept_example_whatever_alpha() -> None:
     assert fit.bias[0] == pytest.approx(7, abs=1e-3)
 
 
-@pytest.mark.parametrize(("m", "n"), [(1, 1), (63, 5), (64, 64), (129, 130), (200, 67)])
+@pytest.mark.parametrize(("m", "n"), [(10, 1), (63, 5), (64, 64), (129, 130), (200, 67)])
 def test_counts_are_exact(m: int, n: int) -> None:
     masks = np.random.default_rng(m).random((m, n)) < 0.4
     design = Design(masks, np.zeros((m, 1)))
@@ -198,7 +236,14 @@ def test_degenerate_columns_and_targets() -> None:
     masks[:, 4] = False
     masks[:, 6] = masks[:, 5]
     margins[:, 1] = 0.1
-    for fit in (fit_datamodels(masks, margins), fit_ridge(masks, margins), fit_ridge(masks[:18], margins[:18])):
+    fits = [fit_datamodels(masks, margins), fit_datamodels(masks, margins, debias=True)]
+    for dense in (fit_ridge, fit_least_squares):
+        fits += [dense(masks, margins), dense(masks[:18], margins[:18])]
+    for fit in fits:
+        assert fit.unused.tolist()[3:5] == [True, True]
+        assert fit.unused.sum() == 2
+        assert fit.constant.tolist() == [False, True, False, False]
+        assert np.isnan(fit.r2[1])
         assert not fit.weight[3:5].any()
         assert not fit.weight[:, 1].any()
         assert fit.bias[1] == pytest.approx(0.1)
@@ -256,34 +301,11 @@ def test_memmaps_and_other_dtypes(tmp_path: Path, dtype: type) -> None:
     np.testing.assert_allclose(one.weight[:, 0], reference.weight[:, 0], atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(150, 40), (40, 90)])
-@pytest.mark.parametrize("folds", [0, 4])
-def test_ridge_equals_sklearn(shape: tuple[int, int], folds: int) -> None:
-    m, n = shape
-    masks, margins = problem(m, n, 4, alpha=0.3)
-    fit = fit_ridge(masks, margins, folds=folds, seed=1)
-    order = np.random.default_rng(1).permutation(m)
-    parts = np.array_split(order, folds) if folds else [order[: round(0.2 * m)]]
-    X = masks.astype(np.float64)
-    grid = X.var(0).sum() / min(m, n) * np.geomspace(100, 0.1, 30)
-    for t in range(4):
-        errors = np.zeros(30)
-        for held in parts:
-            kept = np.setdiff1d(np.arange(m), held)
-            for k, lam in enumerate(grid):
-                model = Ridge(alpha=len(kept) * lam).fit(X[kept], margins[kept, t])
-                errors[k] += ((margins[held, t] - model.predict(X[held])) ** 2).sum()
-        assert fit.lam[t] == pytest.approx(grid[errors.argmin()])
-        assert fit.loss[t] == pytest.approx(errors.min() / sum(map(len, parts)), rel=1e-4)
-        reference = Ridge(alpha=m * fit.lam[t]).fit(X, margins[:, t])
-        np.testing.assert_allclose(fit.weight[:, t], reference.coef_, atol=1e-5)
-        assert fit.bias[t] == pytest.approx(reference.intercept_, abs=1e-4)
-    assert fit.converged.all()
-
-
 MASKS, MARGINS = problem(30, 8, 3)
 NAN = MARGINS.copy()
 NAN[4, 1] = NAN[5, 2] = np.nan
+HALF = MARGINS.astype(np.float16)
+HALF[3, 0] = np.inf  # what 70,000 becomes
 
 
 @pytest.mark.parametrize(
@@ -295,7 +317,9 @@ NAN[4, 1] = NAN[5, 2] = np.nan
         (MASKS[:20], MARGINS, {}, "masks has 20 rows and margins 30"),
         (MASKS * 2, MARGINS, {}, r"masks\[0, \d\] is 2"),
         (MASKS - 0.5, MARGINS, {}, r"masks\[0, 0\] is"),
-        (MASKS, NAN, {}, "2 values are NaN or infinite, the first in target 1"),
+        (MASKS, NAN, {}, "2 values are NaN or infinite, in rows 4, 5; retrain"),
+        (MASKS, HALF, {}, "1 values are NaN or infinite, in row 3; float16 ends at 65504"),
+        (MASKS[:9], MARGINS[:9], {}, "masks has 9 rows; a datamodel takes at least 10"),
         (MASKS, MARGINS.astype(str), {}, "margins has dtype"),
         (MASKS, MARGINS, {"folds": 1}, "folds is 1"),
         (MASKS, MARGINS, {"folds": 31}, r"masks has \d\d distinct rows"),
@@ -311,6 +335,23 @@ NAN[4, 1] = NAN[5, 2] = np.nan
 def test_bad_input_is_named(fit: Any, masks: Array, margins: Array, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         fit(masks, margins, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_lambdas": 0}, "n_lambdas is 0"),
+        ({"min_ratio": 2.0}, "min_ratio is 2.0"),
+        ({"tol": 1.0}, "tol is 1.0"),
+        ({"lams": []}, r"lams has shape \(0,\)"),
+        ({"lams": [[1.0, 2.0]]}, r"lams has shape \(1, 2\)"),
+        ({"lams": [1.0, 2.0]}, "least value 1.0; give positive penalties that decrease"),
+        ({"lams": [1.0, 0.0]}, "least value 0.0"),
+    ],
+)
+def test_bad_path_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        lasso_path(MASKS, MARGINS, **options)
 
 
 @pytest.mark.parametrize(
@@ -338,3 +379,79 @@ def test_recovers_the_examples_that_matter() -> None:
     np.testing.assert_allclose(fit.weight[[5, 50], 0], [1, -1], atol=0.15)
     assert np.abs(np.delete(fit.weight[:, 0], [5, 50])).max() < 0.1
     assert np.abs(fit.weight[:, 1]).max() < 0.1
+
+
+def test_r2_is_of_the_held_out_rows() -> None:
+    masks, margins = problem(90, 30, 6)
+    fit = fit_datamodels(masks, margins, seed=3, tol=1e-9)
+    held = np.random.default_rng(3).permutation(90)[:18]
+    kept = np.setdiff1d(np.arange(90), held)
+    null = ((margins[held] - margins[kept].astype(np.float64).mean(0)) ** 2).mean(0)
+    np.testing.assert_allclose(fit.r2, 1 - fit.loss / null, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"folds": 3}, {"lam": 0.05}, {"debias": True}])
+def test_slabs_of_targets_change_nothing(monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> None:
+    masks, margins = problem(100, 30, 7)
+    whole = fit_datamodels(masks, margins, **options)
+    monkeypatch.setattr("bench.lasso._SLAB_BYTES", 8 * 30 * 8 * 3)  # two or three targets at a time
+    slabs = fit_datamodels(masks, margins, **options)
+    for name in ("weight", "lam", "converged", "constant", "unused"):
+        np.testing.assert_array_equal(getattr(slabs, name), getattr(whole, name), err_msg=name)
+    for name in ("bias", "gap", "kkt", "lam_max", "loss", "r2"):
+        np.testing.assert_allclose(getattr(slabs, name), getattr(whole, name), rtol=1e-6, atol=1e-12, err_msg=name)
+
+
+class Watched:
+    """An array on disk, so to speak: it can be read by rows only, and remembers how many at most."""
+
+    def __init__(self, array: Array) -> None:
+        self.array, self.shape, self.most = array, array.shape, 0
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: Any) -> Array:
+        found: Array = self.array[rows]
+        self.most = max(self.most, len(found))
+        return found
+
+
+def test_rows_are_read_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, margins = problem(700, 40, 5)
+    monkeypatch.setattr("bench.gram._PACK_ROWS", 64)
+    reading = Watched(masks), Watched(margins)
+    fit = fit_datamodels(*reading)
+    assert [array.most for array in reading] == [64, 64]
+    reference = fit_datamodels(masks, margins)
+    np.testing.assert_array_equal(fit.weight, reference.weight)
+
+
+def test_debiased_is_least_squares_on_the_support() -> None:
+    masks, margins = problem(200, 50, 6)
+    masks[:, 7] = masks[:, 8]  # on a support that is dependent too
+    lam = 0.02 * fit_datamodels(masks, margins, lam=1.0).lam_max
+    plain, debiased = (fit_datamodels(masks, margins, lam=lam, debias=debias) for debias in (False, True))
+    assert plain.refit_kkt is None
+    assert debiased.refit_kkt is not None
+    assert debiased.refit_kkt.max() < 1e-9
+    assert debiased.nonzero.max() > 10
+    np.testing.assert_array_equal(debiased.gap, plain.gap)
+    X = masks - masks.mean(0)
+    for t in range(6):
+        on = np.flatnonzero(plain.weight[:, t])
+        assert 0 < len(on) < 50
+        reference = np.linalg.lstsq(X[:, on], margins[:, t] - margins[:, t].mean(), rcond=None)[0]
+        np.testing.assert_allclose(debiased.weight[on, t], reference, atol=1e-4)
+        assert debiased.nonzero[t] == len(on)
+        fitted = masks @ debiased.weight[:, t] + debiased.bias[t]
+        assert (margins[:, t] - fitted).mean() == pytest.approx(0, abs=1e-4)
+
+
+def test_debiasing_a_dependent_support_keeps_it_finite() -> None:
+    masks, margins = problem(30, 60, 4)
+    lam = 0.001 * fit_datamodels(np.hstack([masks, masks]), margins, lam=1.0).lam_max
+    fit = fit_datamodels(np.hstack([masks, masks]), margins, lam=lam, debias=True)
+    assert fit.refit_kkt is not None
+    assert np.isfinite(fit.weight).all()
+    assert fit.refit_kkt.max() < 1e-6

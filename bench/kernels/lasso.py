@@ -28,63 +28,6 @@ Array = NDArray[Any]
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _popcount(word: np.uint64) -> np.uint64:
-    """Number of set bits; LLVM recognises the idiom and emits the (vector) instruction where there is one."""
-    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
-
-
-@njit(cache=True, nogil=True)
-def add_counts(words: Array, first: int, last: int, count: Array) -> None:
-    """Add the co-occurrence counts of columns `first:last` with columns `first:` to both triangles of `count`.
-
-    Args:
-        words: uint64 `[n, W]`, each column's rows packed into bits.
-        first: first column, inclusive.
-        last: last column, exclusive.
-        count: int32 `[n, n]`, updated at `[first:last, first:]` and its mirror image.
-    """
-    n, width = words.shape
-    block = 64
-    for left in range(first, n, block):
-        right = min(left + block, n)
-        for i in range(first, last, 2):
-            i2 = min(i + 1, last - 1)
-            for j in range(max(left, i), right, 2):
-                j2 = min(j + 1, right - 1)
-                # Four counts per pass: each loaded word is used twice.
-                s00 = np.uint64(0)
-                s01 = np.uint64(0)
-                s10 = np.uint64(0)
-                s11 = np.uint64(0)
-                for k in range(width):
-                    a = words[i, k]
-                    b = words[i2, k]
-                    c = words[j, k]
-                    d = words[j2, k]
-                    s00 += _popcount(a & c)
-                    s01 += _popcount(a & d)
-                    s10 += _popcount(b & c)
-                    s11 += _popcount(b & d)
-                _put(count, i, j, s00)
-                if j2 != j:
-                    _put(count, i, j2, s01)
-                if i2 != i and i2 <= j:
-                    _put(count, i2, j, s10)
-                if i2 != i and j2 != j:
-                    _put(count, i2, j2, s11)
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _put(count: Array, i: int, j: int, value: np.uint64) -> None:
-    count[i, j] += np.int32(value)
-    if i != j:
-        count[j, i] += np.int32(value)
-
-
 @njit(cache=True, nogil=True, fastmath=_MATH)
 def _refresh(G: Array, start: Array, active: Array, weight: Array, size: int, c: Array) -> None:
     """Gradient of all coordinates from scratch: `c = start − G[:, active] @ weight`."""
@@ -111,7 +54,7 @@ def _sweep(S: Array, lam: float, size: int, weight: Array, c: Array) -> None:
         elif z < -lam:
             new = (z + lam) / curvature
         else:
-            new = z * 0
+            new = z - z  # a zero of its type, without a sign
         step = new - weight[p]
         if step != 0:
             weight[p] = new
@@ -230,6 +173,7 @@ def lasso_paths(
     loss: Array,
     best: Array,
     sweeps: Array,
+    path: Array,
 ) -> None:
     """Solve the paths of a block of targets, choosing λ by held-out loss where held-out moments are given.
 
@@ -249,6 +193,7 @@ def lasso_paths(
         loss: float64 `[T, K]` out: held-out loss, infinite where the path stopped before.
         best: int64 `[T]` out: index of the chosen λ.
         sweeps: int64 `[T]` out: coordinate descent cycles spent.
+        path: `[T, K, n]` out: the solution at every λ that the path reaches; `[T, 0, 0]` for none.
     """
     n = G.shape[0]
     room = min(n, 256) + 17
@@ -310,6 +255,10 @@ def lasso_paths(
                     inner *= 0.3
             sweeps[t] += used
             previous = lam
+            if path.shape[1] > 0:
+                path[t, k, :] = 0
+                for p in range(size):
+                    path[t, k, active[p]] = weight[p]
             if choose:
                 loss[t, k] = _held_out(Gv, Cv[t], yv[t], active, weight, size)
                 waited += 1

@@ -1,0 +1,38 @@
+"""Which rows choose the penalty: one validation split, or folds, never with a mask on both sides."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bench.errors import InputError
+from bench.gram import Design, Index
+
+
+def held_out(design: Design, validation: float, folds: int, seed: int, groups: ArrayLike | None) -> list[Index]:
+    """Rows of each held-out part; rows of one group (one mask) are never parted.
+
+    Args:
+        design: the rows.
+        validation: share of the groups to hold out, in one part; not used with `folds`.
+        folds: 2 or more parts that together are all rows, or 0.
+        seed: of the split.
+        groups: `[m]`, rows of equal value belong together; by default those of equal mask.
+
+    Raises:
+        InputError: a parameter is out of range, or there are too few distinct masks.
+    """
+    group = design.groups() if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
+    if len(group) != design.m:
+        raise InputError(f"groups has {len(group)} entries and masks {design.m} rows; give one per row.")
+    distinct = int(group.max()) + 1
+    if folds < 0 or folds == 1:
+        raise InputError(f"folds is {folds}; give 2 or more, or 0 for one split.")
+    if folds == 0 and not 0 < validation < 1:
+        raise InputError(f"validation is {validation}; give a share of the masks in (0, 1).")
+    held = min(max(1, round(validation * distinct)), distinct - 1)
+    if distinct < max(folds, 3):
+        raise InputError(f"masks has {distinct} distinct rows; choosing λ needs at least {max(folds, 3)}.")
+    order = np.random.default_rng(seed).permutation(distinct)
+    parts = np.array_split(order, folds) if folds else [order[:held]]
+    return [np.flatnonzero(np.isin(group, part)) for part in parts]
