@@ -71,6 +71,10 @@ class Moments:
             self.square - other.square,
         )
 
+    def of(self, targets: Index) -> Moments:
+        """The sums of some targets."""
+        return Moments(self.rows, self.count, self.cross[:, targets], self.total[targets], self.square[targets])
+
     @property
     def kept(self) -> Float:
         """Share of rows that keep each example, float64 `[n]`."""
@@ -177,7 +181,7 @@ class Design:
         self.threads = thread_count(threads)
         _check_finite(margins, self._chunk(self.T * 8))
         # One origin for all row sets: it keeps squares small, and makes constant targets exactly zero.
-        self.shift = np.asarray(margins[:1], np.float64)[0]
+        self.shift = on_host(margins[:1]).astype(np.float64)[0]
 
     def _chunk(self, row_bytes: int) -> int:
         return int(np.clip(_CHUNK_BYTES // row_bytes // _WORD * _WORD, _WORD, _PACK_ROWS))
@@ -188,7 +192,7 @@ class Design:
         Raises:
             InputError: one is neither 0 nor 1.
         """
-        chunk = np.asarray(self.masks[index])
+        chunk = on_host(self.masks[index])
         if chunk.dtype == np.bool_:
             return chunk
         wrong = (chunk != 0) & (chunk != 1)
@@ -200,7 +204,7 @@ class Design:
 
     def targets(self, index: Index | slice, targets: slice = slice(None)) -> Float:
         """Margins of some rows less `shift`, float64 `[len(index), T]`."""
-        margins: Float = np.array(self.margins[index][:, targets], np.float64)
+        margins: Float = np.array(on_host(self.margins[index][:, targets]), np.float64)
         margins -= self.shift[targets]
         return margins
 
@@ -261,6 +265,11 @@ class Design:
         return out
 
 
+def on_host(chunk: Any) -> Array:
+    """An array, or a tensor on any device, as numpy."""
+    return np.asarray(chunk.cpu() if hasattr(chunk, "cpu") else chunk)
+
+
 def thread_count(threads: int | None) -> int:
     """The number of threads to use: as asked, else the cores that this process may run on."""
     if threads is None:
@@ -307,7 +316,7 @@ def _check_finite(margins: Any, step: int) -> None:
     """Refuse margins that are not finite, naming their rows."""
     count, wrong, overflow = 0, [], False
     for rows in _chunks(len(margins), step):
-        chunk = np.asarray(margins[rows])
+        chunk = on_host(margins[rows])
         finite = np.isfinite(chunk)
         if finite.all():
             continue
@@ -337,7 +346,7 @@ def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], int]:
         raise InputError(
             f"masks has {len(masks)} rows and margins {len(margins)}; give one row per trained model in both."
         )
-    kind = np.asarray(margins[:1]).dtype
+    kind = on_host(margins[:1]).dtype
     if kind.kind not in "fiu":
         raise InputError(f"margins has dtype {kind}; give real numbers (float32).")
     m, n = np.shape(masks)

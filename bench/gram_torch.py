@@ -189,10 +189,8 @@ def fitted_cross(
         dtype: of the result; all is computed in float64.
     """
     m, mean = own.rows, own.y[rows]
-    square = every.square[rows] if out is None else every.square[rows] - out.square[rows]
-    yy = (square / m - mean**2).clamp_(min=0)
-    flat = yy <= 1e-13 * (square / m)
-    yy[flat] = 0
+    yy = variances(every, out, own, rows)
+    flat = yy == 0
     C = torch.empty(len(yy), len(own.s), dtype=dtype, device=yy.device)
     constant = (own.s == 0) | (own.s == m)
     for block in slices(len(own.s), _WIDE):
@@ -201,6 +199,14 @@ def fitted_cross(
     C[flat] = 0
     C[:, constant] = 0
     return C, yy
+
+
+def variances(every: Moments, out: Moments | None, own: Means, rows: slice | Tensor) -> Tensor:
+    """‖Y−ȳ‖²/m of some targets, float64 `[k]`; exactly zero for constant ones. Arguments as of `fitted_cross`."""
+    square = (every.square[rows] if out is None else every.square[rows] - out.square[rows]) / own.rows
+    yy = (square - own.y[rows] ** 2).clamp_(min=0)
+    yy[yy <= 1e-13 * square] = 0
+    return yy
 
 
 def held_cross(out: Moments, s: Tensor, about: Means, rows: slice, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

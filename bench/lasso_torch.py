@@ -47,6 +47,7 @@ from bench.gram_torch import (
     moments,
     padded,
     slices,
+    variances,
 )
 from bench.sources_torch import HostSource, Source, TensorSource, chunk_rows
 
@@ -76,6 +77,9 @@ class Solution:
         kkt: float64 `[T]`, greatest violation of the LASSO's optimality conditions, relative to `lam_max`.
         lam_max: float64 `[T]`, the least penalty that makes all weights zero.
         loss: float64 `[T]`, mean squared error on the held-out rows at `lam` (NaN where λ was given).
+        null: float64 `[T]`, their mean squared distance from the fitted rows' mean (NaN where λ was given).
+        constant: bool `[T]`, targets that do not vary.
+        kept: int64 `[n]`, rows that keep each example.
         refit_kkt: float64 `[T]`, with `debias`: greatest |gradient| on the support of the least-squares refit, relative
             to `lam_max`; else None.
         seconds: of each phase: "moments", "paths", "refit".
@@ -88,6 +92,9 @@ class Solution:
     kkt: Float
     lam_max: Float
     loss: Float
+    null: Float
+    constant: NDArray[np.bool_]
+    kept: NDArray[np.int64]
     refit_kkt: Float | None
     seconds: dict[str, float]
 
@@ -166,14 +173,14 @@ def fit(
     weight = torch.zeros(source.T, padded(source.n), dtype=task.dtype, device=device)
     if lam is None:
         _check_parts(label, source.m, n_parts)
-        chosen, loss, every = _paths(task, label, n_parts, step, weight, n_lambdas, min_ratio, patience)
+        chosen, loss, null, every = _paths(task, label, n_parts, step, weight, n_lambdas, min_ratio, patience)
     else:
         with task.phase("moments"):
             every, _ = moments(source, label, [], task.dtype, step)
         chosen = torch.as_tensor(np.array(lam, np.float64), device=device)
         if chosen.shape != (source.T,) or not bool((chosen > 0).all()):
             raise InputError(f"lam has shape {tuple(chosen.shape)} or values ≤ 0; give one penalty per target.")
-        loss = torch.full_like(chosen, torch.nan)
+        loss = null = torch.full_like(chosen, torch.nan)
     with task.phase("refit"):
         last = _Refit(task, every, chosen, debias)
         _in_slabs(task, partial(last.run, weight))
@@ -190,6 +197,9 @@ def fit(
         kkt=judged.kkt.cpu().numpy(),
         lam_max=judged.lam_max.cpu().numpy(),
         loss=loss.cpu().numpy(),
+        null=null.cpu().numpy(),
+        constant=(variances(every, None, last.own, slice(None)) == 0).cpu().numpy(),
+        kept=every.count.diagonal()[: source.n].long().cpu().numpy(),
         refit_kkt=judged.refit_kkt.cpu().numpy() if debias else None,
         seconds=task.seconds,
     )
@@ -215,16 +225,17 @@ def _paths(
     n_lambdas: int,
     min_ratio: float,
     patience: int,
-) -> tuple[Tensor, Tensor, Moments]:
+) -> tuple[Tensor, Tensor, Tensor, Moments]:
     """All targets' paths; `weight` becomes the last part's solutions at that part's best λ.
 
     Returns:
-        The chosen λ and its held-out loss, `[T]`, and the moments of all rows.
+        The chosen λ, its held-out loss, that of no weights at all, `[T]` each, and the moments of all rows.
     """
     source, N = task.source, weight.shape[1]
     need = (n_parts + 1) * N * (4 * N + 8 * source.T) + 2 * task.dtype.itemsize * N * N
     together = n_parts == 1 or need < 0.7 * memory.free(task.device)
     total = torch.zeros(source.T, n_lambdas, dtype=torch.float64, device=task.device)
+    null = torch.zeros_like(total[:, 0])
     ratios = torch.from_numpy(np.geomspace(1, min_ratio, n_lambdas)).to(task.device)
     share = 0.0
     every: Moments | None = None
@@ -236,12 +247,12 @@ def _paths(
         with task.phase("paths"):
             while helds:
                 path = _Path(task, every, helds.pop(0), lam_max[:, None] * ratios, patience)
-                _in_slabs(task, partial(path.run, weight, total))
+                _in_slabs(task, partial(path.run, weight, total, null))
                 share += path.share
                 del path
     assert every is not None  # n_parts is at least 1
     best = total.argmin(1)
-    return lam_max * ratios[best], total.gather(1, best[:, None])[:, 0] / share, every
+    return lam_max * ratios[best], total.gather(1, best[:, None])[:, 0] / share, null / share, every
 
 
 class _Path:
@@ -255,14 +266,15 @@ class _Path:
         self.fitted = fitted_gram(every, out, task.dtype)
         self.held = held_gram(out, self.own, task.dtype)
 
-    def run(self, weight: Tensor, total: Tensor, rows: slice, budget: int) -> None:
-        """Take some targets down their paths: `weight` becomes their best λ's, `total` gets the part's losses."""
+    def run(self, weight: Tensor, total: Tensor, null: Tensor, rows: slice, budget: int) -> None:
+        """Take some targets down their paths: `weight` becomes their best λ's; `total`, `null` grow."""
         task, lams = self.task, self.grid[rows]
         tol = min(_PATH_TOL * task.tol, 0.1)
         fast = tol >= _TF32_TOL
         k, K = lams.shape
         C, yy = fitted_cross(self.every, self.out, self.own, rows, task.dtype)
         Ch, yh = held_cross(self.out, self.s, self.own, rows, task.dtype)
+        spread = yh
         before = torch.maximum(greatest(C), lams[:, 0])
         slab = Slab(self.fitted, C, yy, torch.zeros_like(C), fast, budget)
         del C
@@ -289,6 +301,7 @@ class _Path:
                 slab.keep(stay)
                 live, before, waited, Ch, yh = live[stay], before[stay], waited[stay], Ch[stay], yh[stay]
         total[rows] += losses * self.share
+        null[rows] += spread * self.share
 
 
 @dataclass(frozen=True)

@@ -271,8 +271,20 @@ def test_a_dense_solution_outgrows_the_first_working_set() -> None:
     assert fit.converged.all()
 
 
+@pytest.mark.parametrize(("m", "n"), [(800, 1500), (3000, 500)])
+def test_strongly_correlated_masks_are_solved_in_the_end(m: int, n: int) -> None:
+    """Rows keep from 5% to 95% of the examples: all columns then go together, and descent is slow."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((m, n)) < rng.uniform(0.05, 0.95, (m, 1))
+    margins = (masks @ rng.standard_normal((n, 6)) * 0.1 + rng.standard_normal((m, 6))).astype(np.float32)
+    fit = fit_datamodels(masks, margins)
+    assert fit.weight.dtype == np.float32
+    assert fit.gap.max() <= 1e-4
+
+
 def test_a_fit_that_falls_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.lasso._MAX_SWEEPS", 1)
+    monkeypatch.setattr("bench.lasso._LAST_SWEEPS", 2)
     masks, margins = problem(60, 90, 4)
     lam = 0.02 * fit_datamodels(masks, margins, lam=1.0).lam_max
     fit = fit_datamodels(masks, margins, lam=lam, tol=1e-9)
