@@ -188,7 +188,12 @@ def verify(
         return wrong, "no row was trained again: the rows are a worker's"
     found_imported = imported.read_imported(folder)
     if found_imported is not None:
-        return imported.verify(folder, found_imported), "no row was trained again: the rows were imported"
+        wrong = imported.verify(folder, found_imported)
+        try:
+            GroundTruth.open(folder)
+        except InputError as error:
+            wrong.append(str(error))
+        return wrong, "no row was trained again: the rows were imported"
     wrong = store.verify(folder)
     if wrong or not count:
         return wrong, "no row was trained again"

@@ -48,6 +48,8 @@ def opened(path: Path, what: str, rank: int, dtypes: Iterable[str]) -> np.memmap
         raise InputError(f"{path} is torn or not a .npy file of numbers ({error}): get it again") from error
     if array.ndim != rank:
         raise InputError(f"{path} has shape {list(array.shape)}, where {what} is needed")
+    if not array.size:
+        raise InputError(f"{path} is empty, of shape {list(array.shape)}, where {what} is needed")
     if array.dtype.name not in dtypes or not array.dtype.isnative:
         raise InputError(f"{path} is of type {array.dtype}, where {' or '.join(dtypes)} is needed: convert it")
     if not array.flags.c_contiguous:

@@ -339,7 +339,7 @@ def _labels(path: str, logits: Mapped) -> NDArray[np.int64]:
             f"--labels: {path}: target {odd[0]} is of class {labels[odd[0]]}, and the logits have classes 0 to "
             f"{n_classes - 1}"
         )
-    return np.asarray(labels, np.int64)
+    return np.array(labels, np.int64)
 
 
 class _MarginsOf:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,8 @@ class Bucket:
             self._download(one, folder / one.name, progress)
 
     def _download(self, one: Object, path: Path, progress: Progress) -> None:
+        from botocore.exceptions import FlexibleChecksumError
+
         have = _have(path, one)
         with (
             progress.task(f"downloading {one.name}", _mega(one.size), "MB", _mega(have)) as advance,
@@ -152,6 +154,11 @@ class Bucket:
                     note.unlink(missing_ok=True)
                     raise BenchError(
                         f"{self.url}: {one.key} has changed while it was downloaded: the same command begins it anew"
+                    ) from error
+                except FlexibleChecksumError as error:
+                    part.unlink()
+                    raise BenchError(
+                        f"{self.url}: {one.key} was damaged on its way ({error}): the same command begins it anew"
                     ) from error
                 except _broken() as error:
                     failed = 0 if _length(part) > have else failed + 1
@@ -176,12 +183,12 @@ class Bucket:
         if answer["ETag"] != one.etag:
             raise ChangedError
         at = have if answer.get("ContentRange", "").startswith(f"bytes {have}-") else 0
-        with answer["Body"] as body, part.open("r+b" if part.exists() else "wb") as file:
+        with closing(answer["Body"]) as body, part.open("r+b" if part.exists() else "wb") as file:
             file.truncate(at)
             file.seek(at)
             if at < have:
                 report(at, have)
-            while at < one.size and (chunk := body.read(_CHUNK)):
+            while at <= one.size and (chunk := body.read(_CHUNK)):  # to its very end, where boto3 compares checksums
                 file.write(chunk)
                 at += len(chunk)
                 report(at, at - len(chunk))
