@@ -117,12 +117,15 @@ class Imported(msgspec.Struct, frozen=True):
 
 
 def read_imported(folder: Path) -> Imported | None:
-    """meta.json of an imported store; None where there is none, or a trained store's.
+    """meta.json of an imported store; None where there is none, or a trained store's, or one that is torn.
 
     Raises:
-        InputError: it is torn, or of a format that this version does not know.
+        InputError: it is an imported store's, and of a format that this version does not know, or lacks a field.
     """
-    header = read_header(folder)
+    try:
+        header = read_header(folder)
+    except InputError:  # which read_meta raises as well
+        return None
     if header is None or header.kind != KIND:
         return None
     path = folder / "meta.json"

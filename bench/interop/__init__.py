@@ -37,12 +37,13 @@ FORMATS = {
         "bench.interop.datamodels_data",
         reads=True,
         writes=True,
-        about="""SOURCE is a folder with the release's tree, or with its files alone, or s3://bucket[/prefix]:
+        about="""The release's tree; to read, also its files alone in a folder, or s3://bucket[/prefix]:
   {cifar|fmow}/data/train_masks_{P}pct.npy            bool    [M, n_train]
   {cifar|fmow}/data/{train|test}_margins_{P}pct.npy   float16 [M, n]
-  {cifar}/data/{train|test}_logits_{P}pct.npy         float16 [M, n, 10]
-P is 100·alpha. The store links these files instead of copying them, where it can. The last 10,000 rows judge: the
-release does not say where its evaluation models are, so that this is a convention, which --eval-rows changes.""",
+  cifar/data/{train|test}_logits_{P}pct.npy          float16 [M, n, 10]
+P is 100·alpha. A store links these files instead of copying them, where it can. Its last 10,000 rows judge: the
+release does not say where its evaluation models are, so that this is a convention, which --eval-rows changes.
+Exported margins are float16, whatever the store's are.""",
     ),
     "datamodels": Format(
         "released datamodels, .pt with weight, bias and lam: a score matrix",
@@ -50,6 +51,7 @@ release does not say where its evaluation models are, so that this is a conventi
         reads=False,
         writes=True,
         about="""A torch file of a dict: weight [n_train, n_targets], bias [n_targets], lam [n_targets].
-Such a file is read wherever scores are: bench lds --scores FILE.pt.""",
+bias and lam are in SCORES.extra.npz beside the scores, or in files of their own.
+bench lds --scores FILE.pt reads such a file.""",
     ),
 }

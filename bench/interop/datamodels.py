@@ -10,9 +10,8 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:  # noqa: ARG001
     """Add the options of a verb."""
     made.add_argument("scores", metavar="SCORES.npy", help="a score matrix of the method datamodels")
     made.add_argument("dest", metavar="DEST.pt", help="the file to write")
-    beside = "(SCORES.extra.npz, which bench attribute writes beside the scores)"
-    made.add_argument("--bias", metavar="FILE.npy", help=f"each target's bias, [n_targets] {beside}")
-    made.add_argument("--lam", metavar="FILE.npy", help=f"each target's penalty, [n_targets] {beside}")
+    made.add_argument("--bias", metavar="FILE.npy", help="each target's bias, [n_targets] (else in SCORES.extra.npz)")
+    made.add_argument("--lam", metavar="FILE.npy", help="each target's penalty, [n_targets] (else in SCORES.extra.npz)")
 
 
 def export(given: argparse.Namespace) -> list[str]:

@@ -254,7 +254,7 @@ class _Import(NamedTuple):
         """Read every file once; gives their hashes and which rows share a mask. Writes margins that are made here."""
         size = sum(path.stat().st_size for path in self.paths.values())
         hashes: dict[layout.Kind, str] = {}
-        with self.progress.task("checking", -(-size // 10**6), "MB") as advance, ExitStack() as stack:
+        with self.progress.task("checking", size // 10**6, "MB") as advance, ExitStack() as stack:
             done = 0
 
             def count(more: int) -> None:
@@ -282,7 +282,7 @@ class _Import(NamedTuple):
                 finite.check()
             if "datamodels" in self.paths:
                 hashes["datamodels"] = hashing.file(self.paths["datamodels"])
-                count(self.paths["datamodels"].stat().st_size)
+            count(size - done)
         return hashes, first_of
 
     def _refuse_mixed(self, first_of: dict[int, int], parts: Roles) -> None:
