@@ -117,7 +117,7 @@ def test_no_byte_before_it_is_agreed_to(
 ) -> None:
     put("a/one.bin", CONTENT)
     put("a/two.bin", CONTENT)
-    with pytest.raises(BenchError, match=r"2 files, 600\.0 kB to download, about \$0\.05 at \$90 per GB.*: add --yes"):
+    with pytest.raises(BenchError, match=r"2 files, 600\.0 kB to download, .* about \$0\.05 at \$90 per GB: add --yes"):
         fetch(tmp_path / "D", yes=False, rate=90.0)
 
     class Terminal:
@@ -174,6 +174,10 @@ def test_a_killed_download_goes_on_where_it_was(
     fetch(tmp_path)
     assert (tmp_path / "one.bin").read_bytes() == CONTENT
     assert [h.get("range") for h in requests.bodies] == [None, "bytes=120000-"]
+    (tmp_path / "one.bin").rename(tmp_path / "one.bin.part")  # killed between the last byte and its renaming
+    fetch(tmp_path, yes=False)
+    assert (tmp_path / "one.bin").read_bytes() == CONTENT
+    assert len(requests.bodies) == 2
 
 
 @pytest.mark.parametrize("what", ["note", "longer", "gone"])
@@ -247,6 +251,7 @@ def test_a_server_that_ignores_ranges(requests: Requests, tmp_path: Path, monkey
 
 @pytest.mark.usefixtures("small_chunks")
 def test_a_connection_that_breaks_off(requests: Requests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from botocore.exceptions import FlexibleChecksumError
     from botocore.response import StreamingBody
 
     put("one.bin", CONTENT)
@@ -260,6 +265,9 @@ def test_a_connection_that_breaks_off(requests: Requests, tmp_path: Path, monkey
         found: bytes = plain(self, amt)
         return found
 
+    def damaged(*_: Any, **__: Any) -> bytes:
+        raise FlexibleChecksumError(error_msg="Expected checksum 1 did not match calculated checksum 2")
+
     with monkeypatch.context() as patch:
         patch.setattr(StreamingBody, "read", read)
         fetch(tmp_path)
@@ -272,8 +280,8 @@ def test_a_connection_that_breaks_off(requests: Requests, tmp_path: Path, monkey
             fetch(tmp_path)
     assert len(requests.bodies) == 8
     with monkeypatch.context() as patch:
-        patch.setattr(StreamingBody, "read", lambda self, amt: plain(self, amt)[::-1])
-        with pytest.raises(BenchError, match=r"two\.bin was damaged on its way .*checksum.*begins it anew"):
+        patch.setattr(StreamingBody, "read", damaged)
+        with pytest.raises(BenchError, match=r"two\.bin was damaged on its way .*checksum 2.*begins it anew"):
             fetch(tmp_path)
     assert not (tmp_path / "two.bin.part").exists()
     fetch(tmp_path)

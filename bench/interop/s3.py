@@ -110,28 +110,28 @@ class Bucket:
         Raises:
             BenchError: the user does not agree or cannot be asked, the disk is too small, or S3 gives no bytes.
         """
-        todo = {one: left for one in objects if (left := one.size - _have(folder / one.name, one))}
+        objects = list(objects)
         empty = [one for one in objects if not one.size]
         if empty:
             raise InputError(f"{self.url}: {empty[0].key} is empty: name another source")
-        missing = sum(todo.values())
-        if not missing:
-            return
-        cost = (
-            f"{len(todo)} file{'s' * (len(todo) > 1)}, {_size(missing)} to download, about ${missing / 1e9 * rate:.2f}"
-        )
-        cost += f" at ${rate:g} per GB, which the bucket's owner lets AWS bill you for"
-        _agree(self.url, cost, yes)
-        with atomic.writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(folder).free
-        if free < missing:
-            raise BenchError(
-                f"{folder} has {_size(free)} free, and {_size(missing)} are to be downloaded: free some space"
-            )
-        progress.say(cost)
-        for one in todo:
-            self._download(one, folder / one.name, progress)
+        left = {one: one.size - _have(folder / one.name, one) for one in objects}
+        missing = sum(left.values())
+        if missing:
+            count = sum(map(bool, left.values()))
+            files = f"{count} file{'s' * (count > 1)}, {_size(missing)} to download"
+            cost = f"{files}, for which AWS bills you about ${missing / 1e9 * rate:.2f} at ${rate:g} per GB"
+            _agree(self.url, cost, yes)
+            with atomic.writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                free = shutil.disk_usage(folder).free
+            if free < missing:
+                raise BenchError(
+                    f"{folder} has {_size(free)} free, and {_size(missing)} are to be downloaded: free some space"
+                )
+            progress.say(cost)
+        for one in objects:
+            if left[one] or _length(folder / one.name) != one.size:  # the latter: all there, and not renamed yet
+                self._download(one, folder / one.name, progress)
 
     def _download(self, one: Object, path: Path, progress: Progress) -> None:
         from botocore.exceptions import FlexibleChecksumError
@@ -177,7 +177,7 @@ class Bucket:
 
     def _more(self, one: Object, part: Path, have: int, report: Callable[[int, int], None]) -> None:
         """Append to `part` what comes after its first `have` bytes; where the server sends all, begin anew."""
-        wanted = {"Range": f"bytes={have}-"} if have else {}
+        wanted = {"Range": f"bytes={have}-"} if have else {"ChecksumMode": "ENABLED"}
         with _sentences(self.url):
             answer = self.client.get_object(Bucket=self.name, Key=one.key, IfMatch=one.etag, **wanted, **_PAYS)
         if answer["ETag"] != one.etag:
