@@ -84,6 +84,29 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
+@contextmanager
+def folder(path: Path) -> Iterator[Path]:
+    """A new folder that becomes `path` when the block ends well: made aside, renamed, else removed.
+
+    Raises:
+        BenchError: it cannot be written.
+    """
+    aside = path.with_name(_aside(path.name))
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        aside.mkdir()
+    try:
+        yield aside
+        with writing(path):
+            if path.is_dir():
+                path.rmdir()  # an empty one; any other is an error
+            aside.rename(path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _aside(name: str) -> str:
     return f".{name}.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
 

@@ -17,8 +17,10 @@ from typing import Any, NoReturn
 
 from bench import shards
 from bench.errors import BenchError, MethodError, nearest
+from bench.interop import FORMATS
+from bench.interop import cli as interop
 
-_VERBS = ("run", "train", "attribute", "lds", "report", "list", "recipe", "verify")
+_VERBS = ("run", "train", "attribute", "lds", "report", "list", "recipe", "verify", "import", "export")
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
@@ -35,6 +37,10 @@ class _Parser(argparse.ArgumentParser):
         if verb:
             word = verb[1]
             message = f"there is no verb {word!r}{nearest(word, list(_VERBS))} (there are: {', '.join(_VERBS)})"
+        written = re.match(r"argument FORMAT: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if written:
+            there = written[2].replace("'", "")
+            message = f"there is no format {written[1]!r}{nearest(written[1], list(FORMATS))} (there are: {there})"
         message = message.replace("the following arguments are required:", "what is missing:")
         self.exit(2, f"{self.prog}: {message}; see {self.prog.replace('bench', 'python -m bench', 1)} --help\n")
 
@@ -62,7 +68,8 @@ def parser() -> argparse.ArgumentParser:
 
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_recipe, _add_verify):
+    own = (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_recipe, _add_verify)
+    for add in (*own, interop.add_import, interop.add_export):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top
@@ -184,7 +191,9 @@ def _add_train(verbs: Any) -> argparse.ArgumentParser:
 
 def _add_attribute(verbs: Any) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser("attribute", help="one method's score matrix, as .npy")
-    made.add_argument("setting", help="dataset/model[:key=value,…]")
+    made.add_argument(
+        "setting", nargs="?", help="dataset/model[:key=value,…] (the one that the store names; none if it was imported)"
+    )
     made.add_argument(
         "--method", required=True, metavar="NAME[:key=value,…]", help="the method, or the path of its file"
     )
@@ -197,14 +206,16 @@ def _add_attribute(verbs: Any) -> argparse.ArgumentParser:
 
 
 def _add_lds(verbs: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser("lds", help="LDS of a score matrix, from .npy files alone")
-    made.add_argument("--masks", required=True, metavar="M.npy", help="0/1 [n_subsets, n_train], 1 = kept")
-    made.add_argument("--margins", required=True, metavar="Y.npy", help="[n_subsets, n_targets]")
+    made: argparse.ArgumentParser = verbs.add_parser("lds", help="LDS of a score matrix, from files alone")
+    made.add_argument("--masks", metavar="M.npy", help="0/1 [n_subsets, n_train], 1 = kept")
+    made.add_argument("--margins", metavar="Y.npy", help="[n_subsets, n_targets]")
+    made.add_argument(
+        "--store", metavar="STORE", help="in place of both: the eval rows of a store (the mean over a subset's seeds)"
+    )
     made.add_argument(
         "--scores",
-        required=True,
         metavar="S.npy",
-        help="[n_train, n_targets], positive = keeping the example raises the margin",
+        help="[n_train, n_targets], positive = keeping the example raises the margin; or released datamodels, .pt",
     )
     made.add_argument(
         "--precision",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bench.runner import Options
 
+_MENDED = "the same bench train command mends what is torn or missing"
 _TRAINING_OPTIONS = (
     "models",
     "repeats",
@@ -63,7 +64,8 @@ def _check_names(given: argparse.Namespace) -> None:
     """Answer a misspelt name at once, before numpy and torch are imported."""
     from bench import datasets, methods
 
-    datasets.check(given.setting)
+    if given.setting is not None:
+        datasets.check(given.setting)
     specs = getattr(given, "method", [])
     methods.check([specs] if isinstance(specs, str) else specs)
 
@@ -226,10 +228,21 @@ def attribute(given: argparse.Namespace) -> int:
 
 
 def lds(given: argparse.Namespace) -> int:
-    """LDS of three arrays."""
+    """LDS of a score matrix, against two arrays or a store."""
+    of_store = [] if given.store is None else [f"--{name}" for name in ("masks", "margins") if getattr(given, name)]
+    if of_store:
+        raise BenchError(f"--store and {of_store[0]} are both given: the store has masks and margins, so leave one out")
+    needed = ("scores",) if given.store is not None else ("masks", "margins", "scores")
+    missing = ", ".join(f"--{name}" for name in needed if getattr(given, name) is None)
+    if missing:
+        hint = "" if given.store is not None or missing == "--scores" else " (or --store)"
+        raise BenchError(f"what is missing: {missing}{hint}; see python -m bench lds --help")
     from bench import lds_files
 
-    found = lds_files.lds_of_files(given.masks, given.margins, given.scores, given.precision, given.per_target)
+    if given.store is not None:
+        found = lds_files.lds_of_store(given.store, given.scores, given.precision, given.per_target)
+    else:
+        found = lds_files.lds_of_files(given.masks, given.margins, given.scores, given.precision, given.per_target)
     if given.json:
         _print_json(found)
         return 0
@@ -315,10 +328,8 @@ def verify(given: argparse.Namespace) -> int:
             print(sentence)
         print(f"{folder}: {retrained}", file=sys.stderr)
         if wrong:
-            print(
-                f"{folder}: {len(wrong)} faults; the same bench train command mends what is torn or missing",
-                file=sys.stderr,
-            )
+            mended = "import it again" if retrained.endswith("imported") else _MENDED
+            print(f"{folder}: {len(wrong)} faults; {mended}", file=sys.stderr)
         else:
             print(f"{folder} is sound")
         faults += len(wrong)
@@ -331,6 +342,13 @@ def _stores(folder: Path) -> list[Path]:
     return status.stores_in(folder)
 
 
+def interop(given: argparse.Namespace) -> int:
+    """Other tools' files."""
+    from bench.interop import cli
+
+    return cli.run(given)
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "train": train,
@@ -340,4 +358,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "list": list_,
     "recipe": recipe,
     "verify": verify,
+    "import": interop,
+    "export": interop,
 }

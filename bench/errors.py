@@ -13,6 +13,10 @@ class MethodError(BenchError):
     """A method raised, or returned what are no scores. The command line exits with 1."""
 
 
+class UnmetError(BenchError):
+    """Something that a method needs is not there; its sentence goes on from the method's name: `needs …`."""
+
+
 class EvalRowError(BenchError):
     """A method touched rows that judge it."""
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _PARSING = threading.Lock()  # CPython's parser counts its depth once for all threads (its issue 106905)
 _HERE = Path(__file__).resolve().parent
+_APART = {"methods", "datasets", "interop"}
 _PRESENTING = (
     "__main__.py",
     "cli.py",
@@ -93,11 +94,11 @@ def script(path: Path) -> str:
 
 @cache
 def harness_code() -> str:
-    """Hash of the harness's code that a finished score may depend on: all but what only prints or writes tables.
+    """Hash of the harness's code that a finished score may depend on: all but what only prints, reads or writes files.
 
     Comments, docstrings and layout do not count.
     """
-    paths = [p for p in _HERE.rglob("*.py") if not {"methods", "datasets"} & set(p.relative_to(_HERE).parts)]
+    paths = [p for p in _HERE.rglob("*.py") if not _APART & set(p.relative_to(_HERE).parts)]
     return digest([_stripped(p.read_text("utf-8")) for p in sorted(paths) if p.name not in _PRESENTING])
 
 

@@ -1,4 +1,4 @@
-"""`python -m bench lds`: the score of arrays in files."""
+"""`python -m bench lds`: the score of arrays in files, and of a store's rows that judge."""
 
 from __future__ import annotations
 
@@ -10,22 +10,47 @@ import numpy as np
 from bench import atomic
 from bench.errors import InputError
 from bench.scorer import lds
+from bench.store import GroundTruth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
 def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:
-    """LDS of three .npy files, as `bench lds --json` prints it.
+    """LDS of files, as `bench lds --json` prints it: three .npy, or the scores a .pt of released datamodels.
 
     Raises:
-        InputError: a file is missing or not a .npy array, or the arrays do not fit (see `bench.lds`).
+        InputError: a file is missing or no such array, or the arrays do not fit (see `bench.lds`).
     """
-    arrays = [_open_array(name, path) for name, path in (("scores", scores), ("masks", masks), ("margins", margins))]
-    found = lds(*arrays, precision=precision)
+    weights = _open_scores(scores)
+    truth = [_open_array(name, path) for name, path in (("masks", masks), ("margins", margins))]
+    return _lds(weights, truth[0], truth[1], scores, margins, precision, per_target)
+
+
+def lds_of_store(store: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:
+    """The same on the rows of a store that judge.
+
+    Raises:
+        InputError: it is no store, does not say which rows judge, or see `lds_of_files`.
+    """
+    weights = _open_scores(scores)
+    masks, margins = _judging(GroundTruth.open(store))
+    return _lds(weights, masks, margins, scores, store, precision, per_target)
+
+
+def _lds(
+    scores: NDArray[Any],
+    masks: NDArray[Any],
+    margins: NDArray[Any],
+    scores_name: str,
+    truth_name: str,
+    precision: Any,
+    per_target: str | None,
+) -> dict[str, Any]:
+    found = lds(scores, masks, margins, precision=precision)
     if np.isnan(found.mean):
         raise InputError(
-            f"{scores} has no LDS against {margins}: every one of {found.n_targets} targets is excluded "
+            f"{scores_name} has no LDS against {truth_name}: every one of {found.n_targets} targets is excluded "
             f"({found.why_not})"
         )
     if per_target is not None:
@@ -43,6 +68,27 @@ def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_targ
         "stderr": found.stderr,
         "excluded": found.excluded,
     }
+
+
+def _judging(truth: GroundTruth) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+    """Masks and margins of the rows that judge: the mean over a subset's seeds; each row alone where none says more.
+
+    Of an imported store both are views of its files.
+    """
+    index = truth.of_group("eval")
+    if truth.imported is not None:
+        rows = truth.rows(index, as_stored=True)
+        return rows.masks, rows.margins
+    rows, repeats = truth.rows(index), truth.plan.repeats
+    return rows.masks[::repeats], rows.margins.reshape(len(rows) // repeats, repeats, -1).mean(1)
+
+
+def _open_scores(path: str) -> NDArray[Any]:
+    if Path(path).suffix != ".pt":
+        return _open_array("scores", path)
+    from bench.interop import datamodels_pt
+
+    return datamodels_pt.read(path).weight
 
 
 def _open_array(name: str, path: str) -> NDArray[Any]:

@@ -87,10 +87,11 @@ def _show(value: object) -> str:
     return repr(value)
 
 
-class _Format(msgspec.Struct):
-    """The one field that every version's meta.json has."""
+class Header(msgspec.Struct):
+    """What every version's meta.json says: its format, and whether the store was trained here or imported."""
 
     format: int
+    kind: str = "trained"
 
 
 class Meta(msgspec.Struct, frozen=True):
@@ -141,22 +142,42 @@ def read_meta(folder: Path) -> Meta | None:
     """meta.json of a store, None where there is none.
 
     Raises:
-        InputError: it is torn, or of a format that this version does not know.
+        InputError: it is torn, of a format that this version does not know, or an imported store's.
+    """
+    path = folder / "meta.json"
+    header = read_header(folder)
+    if header is None:
+        return None
+    if header.kind != "trained":
+        raise InputError(
+            f"{folder} was {header.kind}, and no model of it was trained here: name a store of bench train"
+        )
+    if header.format != FORMAT:
+        raise InputError(f"{path} is of format {header.format}, and this version reads {FORMAT}: train it again")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Meta)
+    except msgspec.DecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_header(folder: Path) -> Header | None:
+    """What meta.json says of itself, None where there is none.
+
+    Raises:
+        InputError: it is torn, or of a later format.
     """
     path = folder / "meta.json"
     if not path.is_file():
         return None
-    text = path.read_bytes()
+    refuse_newer(folder)
     try:
-        found = msgspec.json.decode(text, type=_Format).format
-        if found != FORMAT:
-            refuse_newer(folder)
-            raise InputError(f"{path} is of format {found}, and this version reads {FORMAT}: train it again")
-        return msgspec.json.decode(text, type=Meta)
+        return msgspec.json.decode(path.read_bytes(), type=Header)
     except msgspec.DecodeError as error:
-        raise InputError(
-            f"{path} cannot be read ({error}): it is torn or of another version; run the same command again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} cannot be read ({error}): it is torn or of another version; run the same command again")
 
 
 def refuse_newer(folder: Path) -> None:
@@ -167,7 +188,7 @@ def refuse_newer(folder: Path) -> None:
     """
     path = folder / "meta.json"
     with suppress(OSError, msgspec.DecodeError):
-        found = msgspec.json.decode(path.read_bytes(), type=_Format).format
+        found = msgspec.json.decode(path.read_bytes(), type=Header).format
         if found > FORMAT:
             raise InputError(f"{path} is of format {found}, and this version knows up to {FORMAT}: update ldsbench")
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from bench import atomic, datasets, hashing, launch, methods, results
-from bench.errors import BenchError, InputError, MethodError, nearest
+from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
 from bench.methods import Chosen
@@ -326,7 +326,7 @@ def family(store: Path, alphas: Sequence[float]) -> list[tuple[float, Path]]:
 
 
 def attribute(
-    setting: str,
+    setting: str | None,
     method: str,
     store: Path,
     out: Path,
@@ -337,6 +337,16 @@ def attribute(
 ) -> tuple[Cost, list[str]]:
     """Write one method's scores for a store to `out`.
 
+    Args:
+        setting: what the store is of; None takes the one that it names, and is the only one for an imported store.
+        method: name and parameters, or the path of its file.
+        store: the ground truth.
+        out: where the scores go.
+        device: `auto`, `cpu` or `cuda`.
+        data_dir: where the dataset's files are.
+        quiet: no progress on stderr.
+        allow_modified_data: whether they may be other than the published ones.
+
     Returns:
         What it cost, and the method's notes.
 
@@ -344,20 +354,39 @@ def attribute(
         BenchError: bad usage or input, something that the method needs is missing, or its scores are not valid.
     """
     (one,) = methods.chosen([method])
-    made = datasets.setting(setting)
-    data = load(made, data_dir, allow_modified_data)
+    truth, progress = GroundTruth.open(store), Progress(quiet=quiet)
+    if truth.imported is not None and setting is not None:
+        raise InputError(f"{store} was imported without the examples of {setting}: leave the setting out")
+    made = None if truth.imported is not None else _setting_of(truth, setting)
+    data = None if made is None else load(made, data_dir, allow_modified_data)
     atomic.writable_folder(out.parent)
-    progress = Progress(quiet=quiet)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        truth = GroundTruth.open(store)
-        bench = Bench.open(made, data, store, Path(scratch), device, progress, len(truth.masks))
+        folder = Path(scratch)
+        if made is None or data is None:
+            bench = Bench.without_examples(truth, folder, device, progress)
+        else:
+            bench = Bench.open(made, data, store, folder, device, progress, len(truth.masks))
         unmet = bench.unmet(one)
         if unmet is not None:
             raise BenchError(f"{one.name} {unmet}")
         try:
             scores, cost, notes = bench.attribute(one)
+        except UnmetError as error:
+            raise BenchError(f"{one.name} {error}") from error
         except (Exception, SystemExit) as error:
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
-    stamped = stamp(data.origin)
+    stamped = None if data is None else stamp(data.origin)
     return cost, [*notes, stamped] if stamped else notes
+
+
+def _setting_of(truth: GroundTruth, named: str | None) -> Setting:
+    """The setting that is named, else the one that the store names."""
+    if named is not None:
+        return datasets.setting(named)
+    if truth.meta is None:
+        raise InputError(f"{truth.path} has no meta.json, which names its setting: name the setting")
+    try:
+        return datasets.setting(truth.meta.identity.setting)
+    except BenchError as error:
+        raise BenchError(f"{truth.path}: {error}; name its setting, such as a file's") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import datasets, external, hashing, launch, runner, store, subsets
+from bench import datasets, external, hashing, imported, launch, runner, store, subsets
 from bench.errors import BenchError, InputError
 from bench.store import GroundTruth, Identity
 
@@ -40,11 +40,14 @@ def lines(folder: Path) -> list[str]:
     """What there is of a store and what is missing, as text.
 
     Raises:
-        InputError: it is not a store that was made here, or its identity.json is torn.
+        InputError: it is not a store that was made or imported here, or its identity.json is torn.
     """
     worker = external.read_identity(folder)
     if worker is not None:
         return external.status(folder, worker)
+    found_imported = imported.read_imported(folder)
+    if found_imported is not None:
+        return imported.lines(found_imported)
     path = folder / "identity.json"
     try:
         who = msgspec.json.decode(path.read_bytes(), type=Identity)
@@ -183,6 +186,14 @@ def verify(
     wrong = external.verify(folder)
     if wrong is not None:
         return wrong, "no row was trained again: the rows are a worker's"
+    found_imported = imported.read_imported(folder)
+    if found_imported is not None:
+        wrong = imported.verify(folder, found_imported)
+        try:
+            GroundTruth.open(folder)
+        except InputError as error:
+            wrong.append(str(error))
+        return wrong, "no row was trained again: the rows were imported"
     wrong = store.verify(folder)
     if wrong or not count:
         return wrong, "no row was trained again"

@@ -25,6 +25,7 @@ import numpy as np
 
 from bench import atomic, blocks, hashing, subsets
 from bench.errors import BenchError, InputError
+from bench.imported import Imported, read_imported
 from bench.meta import ASKED, FORMAT, Asked, Identity, Meta, PlanMeta, read_meta, refuse_newer
 from bench.recorded import BITS
 from bench.subsets import GROUPS, Group, Plan
@@ -61,7 +62,7 @@ class Rows:
     Attributes:
         index: int64 `[m]`, row numbers in the store.
         masks: bool `[m, n_train]`.
-        margins: float32 `[m, n_targets]`.
+        margins: float32 `[m, n_targets]` (the stored dtype where they were asked for as stored).
         subset: int64 `[m]`: rows of equal number share a mask.
     """
 
@@ -83,7 +84,8 @@ class GroundTruth:
         path: its folder.
         masks: bool memmap `[M, n_train]`; margins: float32 memmap `[M, n_targets]` (float16 where asked for).
         completed: bool `[M]`: rows that hold a trained model's margins.
-        meta: what made it; None for a store that another tool wrote.
+        meta: what made it; None for a store that another tool wrote, or that was imported.
+        imported: where it was imported from; None for others.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class GroundTruth:
     margins: NDArray[np.float32]
     completed: NDArray[np.bool_]
     meta: Meta | None = field(repr=False)
+    imported: Imported | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> GroundTruth:
@@ -109,13 +112,14 @@ class GroundTruth:
                 f"{folder} is damaged: masks.npy has {len(masks)} rows, margins.npy {len(margins)} and "
                 f"_completed.npy {len(completed)}; gather or train it again"
             )
-        meta = read_meta(folder)
-        if meta is not None and (len(meta.subset_of_row), meta.n_train, meta.n_targets) != (
-            *masks.shape,
-            margins.shape[1],
-        ):
+        imported = read_imported(folder)
+        meta = read_meta(folder) if imported is None else None
+        said = imported and (imported.n_rows, imported.n_train, imported.n_targets)
+        if meta is not None:
+            said = len(meta.subset_of_row), meta.n_train, meta.n_targets
+        if said and said != (*masks.shape, margins.shape[1]):
             raise InputError(f"{folder} is damaged: meta.json is of arrays of other shapes; run the same command again")
-        return cls(folder, masks, margins, np.array(completed), meta)
+        return cls(folder, masks, margins, np.array(completed), meta, imported)
 
     @property
     def plan(self) -> Plan:
@@ -128,6 +132,10 @@ class GroundTruth:
         return Plan(len(self.masks), plan.repeats, plan.eval_subsets, plan.tune_rows, plan.judge_only)
 
     def _needed(self) -> Meta:
+        if self.imported is not None:
+            raise InputError(
+                f"{self.path} was imported, and no model of it was trained here: name a store of bench train"
+            )
         if self.meta is None:
             raise InputError(f"{self.path} has no meta.json, which says which rows fit and which judge")
         return self.meta
@@ -138,6 +146,11 @@ class GroundTruth:
         Raises:
             InputError: the store does not keep it.
         """
+        if self.imported is not None:
+            schema = self.imported.schema
+            if name not in schema:
+                raise InputError(f"{self.path} keeps no {name!r}: it has {', '.join(schema)}; import it with --keep")
+            return _array(self.path, name, len(schema[name][1]) + 1, np.dtype(schema[name][0]).kind)
         meta = self._needed()
         if name not in meta.schema:
             raise InputError(
@@ -159,6 +172,8 @@ class GroundTruth:
 
         An eval subset one of whose models diverged is left out whole.
         """
+        if self.imported is not None:
+            return self.imported.index(group)
         meta = self._needed()
         if n_rows is None or n_rows == len(self.masks):
             codes = np.asarray(meta.group_of_row, np.int8)
@@ -170,10 +185,27 @@ class GroundTruth:
         _, inverse, count = np.unique(np.asarray(meta.subset_of_row)[rows], return_inverse=True, return_counts=True)
         return rows[count[inverse] == meta.identity.plan.repeats] if len(rows) else rows
 
-    def rows(self, index: NDArray[np.int64]) -> Rows:
-        """Copies of some rows, marked read-only."""
-        subset = np.asarray(self._needed().subset_of_row, np.int64)[index]
-        made = Rows(index, np.asarray(self.masks[index]), np.asarray(self.margins[index], np.float32), subset)
+    def rows(self, index: NDArray[np.int64], *, as_stored: bool = False) -> Rows:
+        """Some rows, marked read-only: copies, or views of an imported store's masks where the rows are neighbours.
+
+        Args:
+            index: row numbers.
+            as_stored: leave the margins in their stored dtype, views where the masks are.
+        """
+        imported = self.imported
+        at: Any = index
+        if (
+            imported is not None
+            and len(index)
+            and index[-1] - index[0] == len(index) - 1
+            and (np.diff(index) == 1).all()
+        ):
+            at = slice(int(index[0]), int(index[-1]) + 1)  # of a memmap this reads nothing yet
+        subset = (
+            np.asarray(self._needed().subset_of_row, np.int64)[index] if imported is None else imported.subset(index)
+        )
+        margins = np.asarray(self.margins[at], None if as_stored else np.float32)
+        made = Rows(index, np.asarray(self.masks[at]), margins, subset)
         for value in (made.masks, made.margins, made.subset):
             value.setflags(write=False)
         return made

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from bench.absent import Absent
 from bench.errors import BenchError, EvalRowError, InputError
 from bench.guard import Guard
 
@@ -59,11 +60,13 @@ class Access:
     eval: NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        """Refuse groups that share a row or a mask.
+        """Refuse groups that share a row or a mask; of an imported store the import has done so.
 
         Raises:
             EvalRowError: two groups have a row, or a mask, in common.
         """
+        if self.truth.imported is not None:
+            return
         seen: dict[bytes, tuple[str, int]] = {}
         for name, index in (("eval", self.eval), ("tune", self.tune), ("fit", self.fit)):
             for row in index:
@@ -78,6 +81,8 @@ class Access:
 
 def _read_only(data: Data) -> Data:
     """Views that cannot be written through: the next method must find the same examples."""
+    if isinstance(data, Absent):
+        return data
     views = {}
     for name in ("train_x", "train_y", "test_x", "test_y"):
         views[name] = getattr(data, name).view()
@@ -96,6 +101,9 @@ class Task:
         rng: seeded numpy generator, and `seed`, an int for other libraries: functions of the run's seed and the
             method's name alone.
         cache: an empty folder for files; it is removed afterwards.
+
+    On an imported store there are rows and no examples: `data` has `n_train` and `n_targets` and nothing else, and
+    whatever needs a model or an example raises UnmetError, with one sentence.
     """
 
     def __init__(
@@ -132,6 +140,11 @@ class Task:
     def fit(self) -> Rows:
         """The rows to fit on: `.masks` bool `[m, n_train]`, `.margins` float32 `[m, n_targets]`; read-only."""
         return self._group("fit", self._access.fit)
+
+    @property
+    def fit_as_stored(self) -> Rows:
+        """The fit rows with margins in their stored dtype: of an imported store no copies but views of its files."""
+        return self._group("fit as stored", self._access.fit, as_stored=True)
 
     @property
     def tune(self) -> Rows:
@@ -206,14 +219,14 @@ class Task:
         """Context in which opening the ground truth's files is noticed and refused."""
         return Guard(self._access.truth.path)
 
-    def _group(self, name: str, index: NDArray[np.int64]) -> Rows:
+    def _group(self, name: str, index: NDArray[np.int64], *, as_stored: bool = False) -> Rows:
         if name not in self._given:
-            self._given[name] = self._charged(index)
+            self._given[name] = self._charged(index, as_stored=as_stored)
         return self._given[name]
 
-    def _charged(self, index: NDArray[np.int64]) -> Rows:
+    def _charged(self, index: NDArray[np.int64], *, as_stored: bool = False) -> Rows:
         with Guard.lifted():
-            rows = self._access.truth.rows(index)
+            rows = self._access.truth.rows(index, as_stored=as_stored)
         new = set(index.tolist()) - self.usage.rows
         self.usage.rows |= new
         meta = self._access.truth.meta

@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 
 from bench import hashing, launch
+from bench.absent import Absent
 from bench.checkpoints import Pool
 from bench.cost import metered
-from bench.errors import BenchError, InputError
+from bench.errors import BenchError, InputError, UnmetError
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import Cost
@@ -89,6 +90,8 @@ class Bench:
         from bench.train import Trainer, pick_device
 
         truth = GroundTruth.open(store)
+        if truth.imported is not None:
+            raise InputError(f"{store} was imported without the examples of {setting.name}: leave the setting out")
         if truth.meta is None:
             raise InputError(f"{store} has no meta.json, which says what it was trained on and which rows judge")
         identity = truth.meta.identity
@@ -110,9 +113,30 @@ class Bench:
         pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
         return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, n_rows)
 
+    @classmethod
+    def without_examples(cls, truth: GroundTruth, folder: Path, device: str, progress: Progress) -> Bench:
+        """Of an imported store: methods have its rows, and nothing that needs an example or a model.
+
+        Raises:
+            BenchError: no such device.
+        """
+        from bench.train import pick_device
+
+        assert truth.imported is not None
+        why = f"needs the examples, and {truth.path} was imported without them"
+        data: Any = Absent(why, n_train=truth.imported.n_train, n_targets=truth.imported.n_targets)
+        pool: Any = Absent(why, trainer=Absent(why, device=pick_device(device)))
+        setting: Any = Absent(why)
+        groups = [truth.of_group(group) for group in ("fit", "tune", "eval")]
+        return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, len(truth.masks))
+
     @property
     def _meta(self) -> Any:
-        return self.truth.meta
+        return self.truth.imported or self.truth.meta
+
+    @property
+    def _made(self) -> Any:
+        return self.truth.imported or self._meta.identity
 
     def key(self, one: Chosen) -> str:
         """Hash of everything that a method's scores come from."""
@@ -132,7 +156,7 @@ class Bench:
     def task(self, one: Chosen, cache: Path) -> Task:
         """What a method is given. Its randomness comes from the root seed and the method's name."""
         number = int.from_bytes(hashlib.sha256(one.plugin.encode()).digest()[:4])
-        identity = self._meta.identity
+        identity = self._made
         seed = np.random.SeedSequence([identity.seed, _METHOD_STREAM, number])
         trainer = self.pool.trainer
         return Task(
@@ -146,8 +170,11 @@ class Bench:
         for group, least in (("fit", needs.fit_rows), ("tune", needs.tune_rows)):
             if have[group] < least:
                 return f"needs {least} {group} rows, and there are {have[group]}"
-        if needs.max_parameters is not None and self.pool.trainer.n_parameters > needs.max_parameters:
-            count = self.pool.trainer.n_parameters
+        try:
+            count = self.pool.trainer.n_parameters if needs.max_parameters is not None else 0
+        except UnmetError as error:
+            return str(error)
+        if needs.max_parameters is not None and count > needs.max_parameters:
             return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
         for package in needs.packages:
             if not _installed(package):

@@ -16,7 +16,7 @@ from bench import cli
 
 Array = NDArray[Any]
 Main = Callable[..., tuple[int, str, str]]
-HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn", "boto3")
 
 
 @pytest.fixture
@@ -379,7 +379,9 @@ def test_list(main: Main) -> None:
     refused(main("list", "colours"), "colours", "methods")
 
 
-@pytest.mark.parametrize("verb", ["", "run", "train", "attribute", "lds", "report", "list", "verify"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "train", "attribute", "lds", "report", "list", "verify", "import", "export"]
+)
 def test_help(main: Main, verb: str) -> None:
     code, out, err = main(*filter(None, (verb, "--help")))
     assert (code, err) == (0, "")
@@ -406,6 +408,9 @@ def python(*arguments: str, cwd: Path, **others: Any) -> subprocess.CompletedPro
         ["run", "--method", "trakk"],
         ["attribute", "digits/mlp", "--method", "trakk", "--store", "s", "--out", "o.npy"],
         ["train", "digit/mlp", "--out", "s"],
+        ["import", "--list"],
+        ["import", "datamodels-data", "--help"],
+        ["export", "datamodels"],
     ],
 )
 def test_nothing_heavy_is_imported(tmp_path: Path, arguments: list[str]) -> None:

@@ -1,0 +1,57 @@
+"""What other tools' files are read and written: one module per format, imported when it is used.
+
+A format is an entry of FORMATS. Its module defines `flags(parser, verb)`, which adds the options of `bench import` or
+`bench export`, and `import_(given)` or `export(given)`, which do it and give the lines to print on stdout.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Format(NamedTuple):
+    """A format of files.
+
+    Attributes:
+        summary: what it is, in a line.
+        module: what reads and writes it; it imports nothing heavy before it is asked to.
+        reads: whether `bench import` does; writes: whether `bench export` does.
+        about: what else `--list` says of it.
+    """
+
+    summary: str
+    module: str
+    reads: bool
+    writes: bool
+    about: str
+
+    def load(self) -> Any:
+        """The module."""
+        return import_module(self.module)
+
+
+FORMATS = {
+    "datamodels-data": Format(
+        "masks and margins of MadryLab's released datamodels data, .npy: a store",
+        "bench.interop.datamodels_data",
+        reads=True,
+        writes=True,
+        about="""The release's tree; to read, also its files alone in a folder, or s3://bucket[/prefix]:
+  {cifar|fmow}/data/train_masks_{P}pct.npy            bool    [M, n_train]
+  {cifar|fmow}/data/{train|test}_margins_{P}pct.npy   float16 [M, n]
+  cifar/data/{train|test}_logits_{P}pct.npy          float16 [M, n, 10]
+P is 100·alpha. A store links these files instead of copying them, where it can. Its last 10,000 rows judge: the
+release does not say where its evaluation models are, so that this is a convention, which --eval-rows changes.
+Exported margins are float16, whatever the store's are.""",
+    ),
+    "datamodels": Format(
+        "released datamodels, .pt with weight, bias and lam: a score matrix",
+        "bench.interop.datamodels",
+        reads=False,
+        writes=True,
+        about="""A torch file of a dict: weight [n_train, n_targets], bias [n_targets], lam [n_targets].
+bias and lam are in SCORES.extra.npz beside the scores, or in files of their own.
+bench lds --scores FILE.pt reads such a file.""",
+    ),
+}
