@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import msgspec
 import numpy as np
@@ -62,7 +62,7 @@ class Rows:
     Attributes:
         index: int64 `[m]`, row numbers in the store.
         masks: bool `[m, n_train]`.
-        margins: float32 `[m, n_targets]` (the stored dtype where they were asked for as stored).
+        margins: float32 `[m, n_targets]` (as stored: the stored dtype; both perhaps a `RowView`).
         subset: int64 `[m]`: rows of equal number share a mask.
     """
 
@@ -74,6 +74,26 @@ class Rows:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.index)
+
+
+class RowView:
+    """Some rows of an array on disk, read when they are asked for: `view[a:b]`, `view[index]`.
+
+    Attributes:
+        shape, dtype: as of an array of these rows.
+    """
+
+    def __init__(self, array: NDArray[Any], index: NDArray[np.int64]) -> None:
+        self.shape, self.dtype = (len(index), *array.shape[1:]), array.dtype
+        self._array, self._index = array, index
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self._index)
+
+    def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+        """Copies of some of the rows."""
+        return np.asarray(self._array[self._index[rows]])
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,8 @@ class GroundTruth:
 
         Args:
             index: row numbers.
-            as_stored: leave the margins in their stored dtype, views where the masks are.
+            as_stored: leave everything where it is: rows that are no neighbours are then `RowView`s, read when they are
+                indexed, and margins keep their stored dtype.
         """
         imported = self.imported
         at: Any = index
@@ -204,6 +225,9 @@ class GroundTruth:
         subset = (
             np.asarray(self._needed().subset_of_row, np.int64)[index] if imported is None else imported.subset(index)
         )
+        if as_stored and not isinstance(at, slice):
+            masks, values = RowView(self.masks, index), RowView(self.margins, index)
+            return Rows(index, cast(Any, masks), cast(Any, values), subset)
         margins = np.asarray(self.margins[at], None if as_stored else np.float32)
         made = Rows(index, np.asarray(self.masks[at]), margins, subset)
         for value in (made.masks, made.margins, made.subset):

@@ -143,7 +143,7 @@ class Task:
 
     @property
     def fit_as_stored(self) -> Rows:
-        """The fit rows with margins in their stored dtype: of an imported store no copies but views of its files."""
+        """The fit rows for a method that reads them by chunks, `rows.masks[a:b]`: nothing is read before, or converted."""
         return self._group("fit as stored", self._access.fit, as_stored=True)
 
     @property
