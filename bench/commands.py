@@ -208,8 +208,9 @@ def attribute(given: argparse.Namespace) -> int:
         raise BenchError(f"--out is {given.out!r}: scores are written as .npy, so name a file that ends so")
     with _results_only():
         from bench import runner
+        from bench.score_files import extra_path
 
-        cost, notes = runner.attribute(
+        made = runner.attribute(
             given.setting,
             given.method,
             Path(given.store),
@@ -219,9 +220,11 @@ def attribute(given: argparse.Namespace) -> int:
             given.quiet,
             given.allow_modified_data,
         )
-    for note in notes:
+    for note in made.notes:
         print(note, file=sys.stderr)
-    print(f"{out}: {cost.seconds:.1f} s, {cost.models} models")
+    print(f"{out}: {made.cost.seconds:.1f} s, {made.cost.models} models")
+    if made.extra:
+        print(f"{extra_path(out)}: {', '.join(made.extra)}")
     return 0
 
 

@@ -116,6 +116,7 @@ class Task:
         self.usage = Usage()
         self.refused: str | None = None
         self.notes: list[str] = []
+        self.kept: dict[str, NDArray[Any]] = {}
         self._access, self._trainer, self._pool = access, trainer, pool
         self._given: dict[str, Rows] = {}
 
@@ -127,6 +128,18 @@ class Task:
     def note(self, text: str) -> None:
         """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
         self.notes.append(text)
+
+    def keep(self, /, **arrays: Any) -> None:
+        """Keep arrays that belong to the scores, such as a fit's intercepts or its duality gaps, in a file beside them.
+
+        `numpy.load` reads it, `scores/<method>.extra.npz` of a run; of two of one name the later stays.
+
+        Raises:
+            InputError: a name that is no word, or a value that is not an array of real numbers or truth values.
+        """
+        from bench.score_files import checked_extra
+
+        self.kept |= {name: checked_extra(name, value) for name, value in arrays.items()}
 
     @property
     def fit(self) -> Rows:

@@ -1,6 +1,7 @@
 """Datamodels: each target's margin regressed on the subset mask by LASSO, λ chosen per target on held-out fit rows.
 
-Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data".
+Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data". Kept beside
+the weights: intercepts, penalties, and every target's certificate.
 """
 
 import numpy as np
@@ -27,9 +28,24 @@ class Datamodels(Method):
             tol=self.tol,
             seed=task.seed,
         )
-        if not fitted.converged.all():
-            short = int((~fitted.converged).sum())
-            task.note(
-                f"{short} of {len(fitted.converged)} targets did not reach a relative duality gap of {self.tol:g}"
-            )
+        task.keep(
+            bias=fitted.bias,
+            lam=fitted.lam,
+            lam_max=fitted.lam_max,
+            gap=fitted.gap,
+            kkt=fitted.kkt,
+            converged=fitted.converged,
+            loss=fitted.loss,
+            nonzero=np.count_nonzero(fitted.weight, axis=0),
+        )
+        short = int((~fitted.converged).sum())
+        if short:
+            task.note(f"{short} of {len(fitted.gap)} targets did not reach a relative duality gap of {self.tol:g}")
+        constant = int((fitted.lam_max == 0).sum())
+        if constant:
+            task.note(f"{constant} of {len(fitted.gap)} targets are constant over the fit rows: zero datamodels")
+        kept = task.fit.masks.mean(0)
+        unused = int(((kept == 0) | (kept == 1)).sum())
+        if unused:
+            task.note(f"{unused} of {len(kept)} examples are in all fit subsets or in none: their weights are 0")
         return fitted.weight
