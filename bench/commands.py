@@ -243,6 +243,35 @@ def lds(given: argparse.Namespace) -> int:
     return 0
 
 
+def datamodels_curve(given: argparse.Namespace) -> int:
+    """The learning curve of datamodels."""
+    rows = None if given.rows is None else [_count(word) for word in given.rows.split(",") if word]
+    with _results_only():
+        from bench import curve, curve_tables
+        from bench.progress import Progress
+
+        found = curve.datamodels_curve(
+            given.store,
+            rows,
+            [word for word in given.estimator.split(",") if word],
+            out=given.out,
+            seed=given.seed,
+            progress=Progress(quiet=given.quiet),
+        )
+    if given.json:
+        _print_json(found)
+    else:
+        curve_tables.show(found)
+    return 0
+
+
+def _count(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise BenchError(f"--rows has {word!r}: write whole numbers, such as 100,200,500") from error
+
+
 def report(given: argparse.Namespace) -> int:
     """A run's table, and its report."""
     from pathlib import Path
@@ -339,6 +368,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "attribute": attribute,
     "lds": lds,
+    "datamodels-curve": datamodels_curve,
     "report": report,
     "list": list_,
     "recipe": recipe,

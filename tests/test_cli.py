@@ -16,7 +16,7 @@ from bench import cli
 
 Array = NDArray[Any]
 Main = Callable[..., tuple[int, str, str]]
-HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn", "matplotlib")
 
 
 @pytest.fixture
@@ -379,7 +379,9 @@ def test_list(main: Main) -> None:
     refused(main("list", "colours"), "colours", "methods")
 
 
-@pytest.mark.parametrize("verb", ["", "run", "train", "attribute", "lds", "report", "list", "verify"])
+@pytest.mark.parametrize(
+    "verb", ["", "run", "train", "attribute", "lds", "datamodels-curve", "report", "list", "verify"]
+)
 def test_help(main: Main, verb: str) -> None:
     code, out, err = main(*filter(None, (verb, "--help")))
     assert (code, err) == (0, "")
@@ -398,6 +400,8 @@ def python(*arguments: str, cwd: Path, **others: Any) -> subprocess.CompletedPro
     [
         ["--help"],
         ["run", "--help"],
+        ["datamodels-curve", "--help"],
+        ["datamodels-curve", "store", "--rows", "many"],
         ["list"],
         ["list", "--json"],
         ["rnu"],
