@@ -14,11 +14,12 @@ HEADER = (
     *("estimator", "fit rows", "LDS", "95% interval", "R² mean", "R² median"),
     *("non-zeros", "λ/λ_max", "at last λ", "max gap", "not converged", "fit"),
 )
+_FIRST_TO_GO = ("R² median", "at last λ", "max gap", "fit", "not converged", "λ/λ_max", "R² mean", "non-zeros")
 _RIGHT = set(HEADER) - {"estimator", "95% interval", "non-zeros", "λ/λ_max"}
 
 
-def cells(point: Point) -> tuple[str, ...]:
-    """One point as texts, in the order of HEADER; what an estimator does not have is a dash."""
+def cells(point: Point, brief: bool = False) -> tuple[str, ...]:
+    """One point as texts, in the order of HEADER, a dash for what there is not; `brief` is without quartiles."""
     return (
         point.estimator,
         f"{point.rows:,}",
@@ -26,8 +27,8 @@ def cells(point: Point) -> tuple[str, ...]:
         tables.interval(point.ci),
         tables.lds(point.r2_mean),
         tables.lds(point.r2_median),
-        _quartiles(point.nonzero, ".0f"),
-        _quartiles(point.ratio, ".3f"),
+        _quartiles(point.nonzero, ".0f", brief),
+        _quartiles(point.ratio, ".3f", brief),
         "–" if point.at_last is None else f"{point.at_last:.0%}",
         "–" if point.gap_max is None else f"{point.gap_max:.1e}".replace("-", "−"),
         "–" if point.not_converged is None else f"{point.not_converged:,}",
@@ -35,11 +36,11 @@ def cells(point: Point) -> tuple[str, ...]:
     )
 
 
-def _quartiles(values: Quartiles | None, form: str) -> str:
+def _quartiles(values: Quartiles | None, form: str, brief: bool) -> str:
     if values is None:
         return "–"
     low, middle, high = (format(value, form) for value in values)
-    return f"{middle} [{low}, {high}]"
+    return middle if brief else f"{middle} [{low}, {high}]"
 
 
 def caption(curve: Curve) -> str:
@@ -94,20 +95,36 @@ def show(curve: Curve) -> None:
     if not sys.stdout.isatty():
         sys.stdout.write(plain(curve))
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    notes = footnotes(curve)
-    table = Table(header_style="bold", caption=Text("\n".join(notes)) if notes else None, caption_justify="left")
-    for name in HEADER:
+    console, notes = Console(), footnotes(curve)
+    lines, gone = _that_fits(curve, console.width)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), show_edge=False)
+    for name in lines[0]:
         table.add_column(name, justify="right" if name in _RIGHT else "left", overflow="fold")
     last = None
-    for point in curve.points:
-        if last not in (None, point.estimator):
+    for line in lines[1:]:
+        if last not in (None, line[0]):
             table.add_section()
-        last = point.estimator
-        table.add_row(*map(Text, cells(point)))
-    console = Console()
-    console.print(caption(curve), highlight=False, markup=False)
-    console.print(table)
+        last = line[0]
+        table.add_row(*map(Text, line))
+    if gone:
+        notes = [note.replace(" [quartiles]", "") for note in notes]
+        notes.append(f"no room for {', '.join(gone)}: widen the terminal, or use --out or --json")
+    for text in (caption(curve), "", table, "", *notes):
+        console.print(text, highlight=False, markup=False)
+
+
+def _that_fits(curve: Curve, width: int) -> tuple[list[list[str]], list[str]]:
+    """Header and rows that a terminal of `width` columns has room for, and what is left out of them."""
+    gone: list[str] = []
+    for brief, n_gone in [(False, 0), *((True, n) for n in range(len(_FIRST_TO_GO) + 1))]:
+        gone = ["quartiles", *_FIRST_TO_GO[:n_gone]] if brief else []
+        table = [HEADER, *(cells(point, brief) for point in curve.points)]
+        kept = [column for column in zip(*table, strict=True) if column[0] not in gone]
+        if sum(max(map(len, column)) + 2 for column in kept) <= width:
+            break
+    return [list(line) for line in zip(*kept, strict=True)], gone

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -398,10 +399,18 @@ def test_command_line(store: Path, main: Main, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads(out) == json.loads(Path("out/curve.json").read_text())
     assert sorted(Path().iterdir()) == [Path("out"), Path("store")]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "170")
-    out = main("store", "--rows", "20,60", "--out", "out", "--estimator", "heldout,lasso", "--quiet")[1]
-    assert "┃" in out
-    assert out.count("─┼─") > 10  # a rule between the estimators
+    words = ("store", "--rows", "20,60", "--out", "out", "--estimator", "heldout,lasso", "--quiet")
+    few = ("estimator", "fit rows", "LDS", "95% interval", "R² mean", "non-zeros", "λ/λ_max")
+    for width, shown in ((170, curve_tables.HEADER), (80, few), (10, ())):
+        monkeypatch.setenv("COLUMNS", str(width))
+        out = re.sub(r"\x1b\[[0-9;]*m", "", main(*words)[1])
+        assert all(len(line) <= width for line in out.splitlines())
+        assert ("no room for" in " ".join(out.split())) == (width < 170)
+        if width > 10:
+            table = [line for line in out.splitlines() if line.startswith(("estimator ", "heldout ", "lasso "))]
+            assert [line.split()[0] for line in table] == ["estimator", "heldout", "heldout", "lasso", "lasso"]
+            assert re.split(" {2,}", table[0].strip()) == [name for name in curve_tables.HEADER if name in shown]
+            assert "─" * 40 in out
     assert len(datamodels_curve(store, [20, 60]).to_frame()) == 6
 
 
