@@ -20,7 +20,10 @@ from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
 
-_VERBS = ("run", "train", "attribute", "lds", "report", "list", "recipe", "verify", "import", "export")
+_VERBS = (
+    *("run", "train", "attribute", "lds", "datamodels-curve", "report"),
+    *("list", "recipe", "verify", "import", "export"),
+)
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
@@ -68,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    own = (_add_run, _add_train, _add_attribute, _add_lds, _add_report, _add_list, _add_recipe, _add_verify)
+    own = (_add_run, _add_train, _add_attribute, _add_lds, _add_curve, _add_report, _add_list, _add_recipe, _add_verify)
     for add in (*own, interop.add_import, interop.add_export):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -225,6 +228,35 @@ def _add_lds(verbs: Any) -> argparse.ArgumentParser:
     )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")
+    return made
+
+
+def _add_curve(verbs: Any) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        "datamodels-curve",
+        help="how good datamodels are against the rows they are fitted on: table and plot",
+        description="Fit datamodels on growing numbers of a store's fit rows (the first of them, so that each fit's "
+        "rows are among the next one's), and judge them on its tune rows: LDS, R², sparsity, penalties, certificates.",
+    )
+    made.add_argument("store", metavar="STORE", help="folder of the store (bench train, bench import)")
+    made.add_argument(
+        "--rows", metavar="N,…", help="numbers of fit rows, as 100,200,500 (six, doubling, up to all that there are)"
+    )
+    made.add_argument(
+        "--estimator",
+        default="lasso,ridge,heldout",
+        metavar="NAME,…",
+        help="lasso, ridge, heldout: the difference in means (these three), least-squares",
+    )
+    made.add_argument(
+        "--out",
+        metavar="DIR",
+        help="write curve.csv, .md, .json, .png and .svg there, and use finished points there again (only print)",
+    )
+    made.add_argument("--seed", type=int, default=0, metavar="S", help="of the splits that choose λ (0)")
+    made.add_argument("--device", default="auto", help="where to fit by LASSO: auto, cpu or cuda (auto)")
+    made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
+    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
     return made
 
 

@@ -210,8 +210,9 @@ def attribute(given: argparse.Namespace) -> int:
         raise BenchError(f"--out is {given.out!r}: scores are written as .npy, so name a file that ends so")
     with _results_only():
         from bench import runner
+        from bench.score_files import extra_path
 
-        cost, notes = runner.attribute(
+        made = runner.attribute(
             given.setting,
             given.method,
             Path(given.store),
@@ -221,9 +222,11 @@ def attribute(given: argparse.Namespace) -> int:
             given.quiet,
             given.allow_modified_data,
         )
-    for note in notes:
+    for note in made.notes:
         print(note, file=sys.stderr)
-    print(f"{out}: {cost.seconds:.1f} s, {cost.models} models")
+    print(f"{out}: {made.cost.seconds:.1f} s, {made.cost.models} models")
+    if made.extra:
+        print(f"{extra_path(out)}: {', '.join(made.extra)}")
     return 0
 
 
@@ -251,6 +254,38 @@ def lds(given: argparse.Namespace) -> int:
     print(f"{found['n_subsets']} subsets × {found['n_targets']} targets", end="")
     print(f"; {found['n_excluded']} excluded, {found['n_tied']} with ties (average ranks)")
     return 0
+
+
+def datamodels_curve(given: argparse.Namespace) -> int:
+    """The learning curve of datamodels."""
+    rows = None if given.rows is None else [_count(word) for word in given.rows.split(",") if word]
+    with _results_only():
+        from bench import curve, curve_tables
+        from bench.progress import Progress
+        from bench.train import pick_device
+
+        device = pick_device(given.device)
+        found = curve.datamodels_curve(
+            given.store,
+            rows,
+            [word for word in given.estimator.split(",") if word],
+            out=given.out,
+            seed=given.seed,
+            lasso={} if device.type == "cpu" else {"device": str(device)},
+            progress=Progress(quiet=given.quiet),
+        )
+    if given.json:
+        _print_json(found)
+    else:
+        curve_tables.show(found)
+    return 0
+
+
+def _count(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError as error:
+        raise BenchError(f"--rows has {word!r}: write whole numbers, such as 100,200,500") from error
 
 
 def report(given: argparse.Namespace) -> int:
@@ -354,6 +389,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train,
     "attribute": attribute,
     "lds": lds,
+    "datamodels-curve": datamodels_curve,
     "report": report,
     "list": list_,
     "recipe": recipe,

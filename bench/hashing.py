@@ -27,6 +27,8 @@ _PRESENTING = (
     "__main__.py",
     "cli.py",
     "commands.py",
+    "curve_plot.py",
+    "curve_tables.py",
     "evidence.py",
     "progress.py",
     "report.py",

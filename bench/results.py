@@ -38,7 +38,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of the table; `scores` is a path relative to the leaderboard's folder."""
+    """One method of the table; `scores`, and `extra` beside them, are paths relative to the leaderboard's folder."""
 
     name: str
     params: dict[str, Any]
@@ -52,6 +52,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
     cost: Cost = Cost(0.0, 0, 0)
     scores: str | None = None
+    extra: str | None = None
 
 
 class Counts(msgspec.Struct, frozen=True):

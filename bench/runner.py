@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 import numpy as np
 
-from bench import atomic, datasets, hashing, launch, methods, results
+from bench import atomic, datasets, launch, methods, results
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
@@ -21,7 +21,8 @@ from bench.methods import Chosen
 from bench.progress import Progress
 from bench.recipes import Output
 from bench.recorded import Dtype, Extra, Recorded
-from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
+from bench.results import CeilingRow, Counts, Leaderboard, Row
+from bench.score_files import Attribution, extra_path, load_scores, save_scores, write_arrays
 from bench.store import GroundTruth, Meta
 from bench.subsets import Plan, Sampling
 from bench.workbench import Bench, Judge
@@ -117,15 +118,6 @@ class Options:
             keep=tuple(self.keep),
             empty_classes=self.allow_empty_classes,
         )
-
-
-class Finished(msgspec.Struct, frozen=True):
-    """Beside a score matrix: what it came from and what it took."""
-
-    key: str
-    checksum: str
-    cost: Cost
-    notes: list[str]
 
 
 def run(options: Options | None = None, **settings: Any) -> Leaderboard:
@@ -229,7 +221,7 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
             return Row(name=one.name, params=parameters, status="skipped", reason=unmet), None
         key = bench.key(one)
         kept = load_scores(path, key)
-        scores, cost, notes = bench.attribute(one) if kept is None else kept
+        made = bench.attribute(one) if kept is None else kept
     except (Exception, SystemExit) as error:  # a method must not end the run
         reason = _sentence(error)
         bench.progress.say(f"{one.name}: failed: {reason}")
@@ -238,9 +230,9 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
             traceback.print_exc()
         return Row(name=one.name, params=parameters, status="failed", reason=reason), None
     if kept is None:
-        save_scores(path, key, scores, cost, notes)
-    bench.progress.say(f"{one.name}: reused" if kept else f"{one.name}: {cost.seconds:.1f} s")
-    found = judge.score(scores)
+        save_scores(path, key, made)
+    bench.progress.say(f"{one.name}: reused" if kept else f"{one.name}: {made.cost.seconds:.1f} s")
+    found = judge.score(made.scores)
     silent = [f"{count} of {found.n_targets} targets count as 0 ({why})" for why, count in found.zeroed.items()]
     judged = found.n_targets - found.n_excluded - sum(found.zeroed.values())
     lds_value = found.mean if judged else None
@@ -253,9 +245,10 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
         ci=None if lds_value is None else found.ci,
         n_excluded=found.n_excluded,
         n_tied=found.n_tied,
-        notes=[*notes, *silent] if judged else notes,
-        cost=cost,
+        notes=[*made.notes, *silent] if judged else made.notes,
+        cost=made.cost,
         scores=str(path.relative_to(bench.folder)),
+        extra=str(extra_path(path).relative_to(bench.folder)) if made.extra else None,
     )
     return row, found.per_target
 
@@ -271,24 +264,6 @@ def _file_name(name: str) -> str:
     if len(plain) <= 100 and all(c in plain or c in ":," for c in name):
         return plain
     return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def save_scores(path: Path, key: str, scores: NDArray[Any], cost: Cost, notes: list[str]) -> None:
-    """Write a score matrix, and then what vouches for it beside it."""
-    atomic.write(path, lambda file: np.save(file, scores, allow_pickle=False))
-    finished = Finished(key, hashing.file(path), cost, notes)
-    atomic.write_text(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(finished)).decode() + "\n")
-
-
-def load_scores(path: Path, key: str) -> tuple[NDArray[Any], Cost, list[str]] | None:
-    """A finished score matrix, if it came from exactly what `key` says and is whole; else None."""
-    try:
-        finished = msgspec.json.decode(path.with_suffix(".json").read_bytes(), type=Finished)
-        if finished.key != key or hashing.file(path) != finished.checksum:
-            return None
-        return np.load(path, allow_pickle=False), finished.cost, finished.notes
-    except (OSError, ValueError, msgspec.DecodeError):
-        return None
 
 
 def train(
@@ -334,8 +309,8 @@ def attribute(
     data_dir: str | None,
     quiet: bool,
     allow_modified_data: bool = False,
-) -> tuple[Cost, list[str]]:
-    """Write one method's scores for a store to `out`.
+) -> Attribution:
+    """Write one method's scores for a store to `out`, and the arrays that it keeps beside them.
 
     Args:
         setting: what the store is of; None takes the one that it names, and is the only one for an imported store.
@@ -348,7 +323,7 @@ def attribute(
         allow_modified_data: whether they may be other than the published ones.
 
     Returns:
-        What it cost, and the method's notes.
+        What it made; the notes say as well where data are not the published ones.
 
     Raises:
         BenchError: bad usage or input, something that the method needs is missing, or its scores are not valid.
@@ -370,14 +345,14 @@ def attribute(
         if unmet is not None:
             raise BenchError(f"{one.name} {unmet}")
         try:
-            scores, cost, notes = bench.attribute(one)
+            found = bench.attribute(one)
         except UnmetError as error:
             raise BenchError(f"{one.name} {error}") from error
         except (Exception, SystemExit) as error:
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
-    atomic.write(out, lambda file: np.save(file, scores, allow_pickle=False))
+    write_arrays(out, found)
     stamped = None if data is None else stamp(data.origin)
-    return cost, [*notes, stamped] if stamped else notes
+    return replace(found, notes=[*found.notes, stamped]) if stamped else found
 
 
 def _setting_of(truth: GroundTruth, named: str | None) -> Setting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench import files
@@ -97,25 +97,34 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
 
 def plain(board: Leaderboard) -> str:
     """Aligned plain text, for pipes."""
-    table = [HEADER, *(cells(row) for row in board.methods)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
-    lines = [
-        "  ".join(
-            text.rjust(width) if name in _RIGHT else text.ljust(width)
-            for text, width, name in zip(line, widths, HEADER, strict=True)
-        ).rstrip()
-        for line in table
-    ]
+    lines = aligned([HEADER, *(cells(row) for row in board.methods)], _RIGHT)
     return "\n".join([*caption(board), *stamps(board), "", *lines, *_spaced(footnotes(board))]) + "\n"
 
 
 def markdown(board: Leaderboard) -> str:
     """A GitHub table with caption and notes."""
-    align = ["---:" if name in _RIGHT else "---" for name in HEADER]
-    table = [HEADER, align, *(cells(row) for row in board.methods)]
-    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in table]
+    lines = piped([HEADER, *(cells(row) for row in board.methods)], _RIGHT)
     notes = [f"- {note}" for note in footnotes(board)]
     return "\n".join([" ".join(caption(board)), *_spaced(stamps(board)), "", *lines, *_spaced(notes)]) + "\n"
+
+
+def aligned(table: Sequence[Sequence[str]], right: Collection[str]) -> list[str]:
+    """Lines of plain text, from a header and the rows below it; the columns named in `right` end at one place."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if name in right else text.ljust(width)
+            for text, width, name in zip(line, widths, table[0], strict=True)
+        ).rstrip()
+        for line in table
+    ]
+
+
+def piped(table: Sequence[Sequence[str]], right: Collection[str]) -> list[str]:
+    """The same as a GitHub table."""
+    align = ["---:" if name in right else "---" for name in table[0]]
+    lines = [table[0], align, *table[1:]]
+    return ["| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines]
 
 
 def _spaced(lines: list[str]) -> list[str]:

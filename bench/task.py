@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -70,7 +71,7 @@ class Access:
         seen: dict[bytes, tuple[str, int]] = {}
         for name, index in (("eval", self.eval), ("tune", self.tune), ("fit", self.fit)):
             for row in index:
-                packed = np.packbits(self.truth.masks[row]).tobytes()
+                packed = hashlib.blake2b(np.packbits(self.truth.masks[row]).data, digest_size=16).digest()
                 owner, first = seen.setdefault(packed, (name, int(row)))
                 if owner != name:
                     raise EvalRowError(
@@ -124,6 +125,7 @@ class Task:
         self.usage = Usage()
         self.refused: str | None = None
         self.notes: list[str] = []
+        self.kept: dict[str, NDArray[Any]] = {}
         self._access, self._trainer, self._pool = access, trainer, pool
         self._given: dict[str, Rows] = {}
 
@@ -136,6 +138,18 @@ class Task:
         """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
         self.notes.append(text)
 
+    def keep(self, /, **arrays: Any) -> None:
+        """Keep arrays that belong to the scores, such as a fit's intercepts or its duality gaps, in a file beside them.
+
+        `numpy.load` reads it, `scores/<method>.extra.npz` of a run; of two of one name the later stays.
+
+        Raises:
+            InputError: a name that is no word, or a value that is not an array of real numbers or truth values.
+        """
+        from bench.score_files import checked_extra
+
+        self.kept |= {name: checked_extra(name, value) for name, value in arrays.items()}
+
     @property
     def fit(self) -> Rows:
         """The rows to fit on: `.masks` bool `[m, n_train]`, `.margins` float32 `[m, n_targets]`; read-only."""
@@ -143,7 +157,7 @@ class Task:
 
     @property
     def fit_as_stored(self) -> Rows:
-        """The fit rows for a method that reads them by chunks, `rows.masks[a:b]`: nothing is read before, or converted."""
+        """The fit rows for methods that read them by chunks, `rows.masks[a:b]`: nothing is read or converted before."""
         return self._group("fit as stored", self._access.fit, as_stored=True)
 
     @property

@@ -24,6 +24,7 @@ from bench.errors import BenchError, InputError, UnmetError
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import Cost
+from bench.score_files import Attribution
 from bench.scorer import LDS, MarginRanks, lds
 from bench.stats import Ceiling, noise_ceiling
 from bench.store import GroundTruth, Rows
@@ -181,7 +182,7 @@ class Bench:
                 return f"needs the package {package}, which is not installed"
         return None
 
-    def attribute(self, one: Chosen) -> tuple[NDArray[Any], Cost, list[str]]:
+    def attribute(self, one: Chosen) -> Attribution:
         """Call a method, check what it returns and what it touched.
 
         Raises:
@@ -206,9 +207,9 @@ class Bench:
             usage.models,
             meter.peak_bytes,
             round(usage.train_seconds, 3),
-            kept + checked.nbytes,
+            kept + checked.nbytes + sum(array.nbytes for array in task.kept.values()),
         )
-        return checked, cost, task.notes
+        return Attribution(checked, cost, task.notes, task.kept)
 
 
 @contextmanager

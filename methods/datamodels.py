@@ -1,7 +1,10 @@
 """Datamodels: each target's margin regressed on the subset mask by LASSO, λ chosen per target on held-out fit rows.
 
-Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data".
+Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data". Kept beside
+the weights: intercepts, penalties, and every target's certificate.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +17,34 @@ from bench.task import Task
 class Datamodels(Method):
     needs = Needs(fit_rows=20)
 
-    def __init__(self, n_lambdas: int = 100, min_ratio: float = 0.01, validation: float = 0.2, tol: float = 1e-4):
-        self.n_lambdas, self.min_ratio, self.validation, self.tol = n_lambdas, min_ratio, validation, tol
+    def __init__(
+        self,
+        n_lambdas: int = 100,
+        min_ratio: float = 0.01,
+        validation: float = 0.2,
+        folds: int = 0,
+        debias: bool = False,
+        tol: float = 1e-4,
+    ):
+        self.options: dict[str, Any] = {
+            "n_lambdas": n_lambdas,
+            "min_ratio": min_ratio,
+            "validation": validation,
+            "folds": folds,
+            "debias": debias,
+            "tol": tol,
+        }
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        fitted = fit_datamodels(
-            task.fit.masks,
-            task.fit.margins,
-            n_lambdas=self.n_lambdas,
-            min_ratio=self.min_ratio,
-            validation=self.validation,
-            tol=self.tol,
-            seed=task.seed,
-        )
-        if not fitted.converged.all():
-            short = int((~fitted.converged).sum())
-            task.note(
-                f"{short} of {len(fitted.converged)} targets did not reach a relative duality gap of {self.tol:g}"
-            )
+        rows = task.fit_as_stored
+        fitted = fit_datamodels(rows.masks, rows.margins, **self.options, seed=task.seed, device=task.device)
+        names = ("bias", "lam", "lam_max", "gap", "kkt", "converged", "loss", "r2", "nonzero")
+        task.keep(**{name: getattr(fitted, name) for name in names})
+        for many, what in (
+            (~fitted.converged, f"targets did not reach a relative duality gap of {fitted.tol:g}"),
+            (fitted.constant, "targets are constant over the fit rows: zero datamodels"),
+            (fitted.unused, "examples are in all fit subsets or in none: their weights are 0"),
+        ):
+            if many.any():
+                task.note(f"{np.count_nonzero(many)} of {len(many)} {what}")
         return fitted.weight

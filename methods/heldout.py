@@ -7,6 +7,7 @@ all fit subsets keep, or none, scores 0.
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.means import difference_in_means
 from bench.methods import Method, Needs
 from bench.task import Task
 
@@ -15,12 +16,5 @@ class Heldout(Method):
     needs = Needs(fit_rows=2)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        margins = task.fit.margins - task.fit.margins.mean(0)
-        kept = task.fit.masks.T.astype(np.float32)  # [n_train, m]
-        n_with = kept.sum(1, keepdims=True)
-        n_without = kept.shape[1] - n_with
-        sum_with = kept @ margins
-        sum_without = margins.sum(0) - sum_with
-        seen_both = (n_with > 0) & (n_without > 0)
-        difference = sum_with / np.maximum(n_with, 1) - sum_without / np.maximum(n_without, 1)
-        return np.where(seen_both, difference, 0).astype(np.float32)
+        rows = task.fit_as_stored
+        return difference_in_means(rows.masks, rows.margins)

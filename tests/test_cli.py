@@ -16,7 +16,7 @@ from bench import cli
 
 Array = NDArray[Any]
 Main = Callable[..., tuple[int, str, str]]
-HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn", "boto3")
+HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn", "matplotlib", "boto3")
 
 
 @pytest.fixture
@@ -380,7 +380,11 @@ def test_list(main: Main) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "run", "train", "attribute", "lds", "report", "list", "verify", "import", "export"]
+    "verb",
+    [
+        *("", "run", "train", "attribute", "lds", "datamodels-curve", "report"),
+        *("list", "verify", "import", "export"),
+    ],
 )
 def test_help(main: Main, verb: str) -> None:
     code, out, err = main(*filter(None, (verb, "--help")))
@@ -400,6 +404,8 @@ def python(*arguments: str, cwd: Path, **others: Any) -> subprocess.CompletedPro
     [
         ["--help"],
         ["run", "--help"],
+        ["datamodels-curve", "--help"],
+        ["datamodels-curve", "store", "--rows", "many"],
         ["list"],
         ["list", "--json"],
         ["rnu"],

@@ -34,7 +34,7 @@ def small(toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress) -> Benc
 def _attribute(bench: Bench, spec: str) -> NDArray[Any]:
     (one,) = methods.chosen([spec])
     assert bench.unmet(one) is None
-    return bench.attribute(one)[0]
+    return bench.attribute(one).scores
 
 
 def test_heldout_is_the_difference_of_means(small: Bench) -> None:
@@ -51,7 +51,7 @@ def test_heldout_scores_zero_what_it_never_saw_both_ways(small: Bench, monkeypat
     task = small.task(one, small.folder)
     always = task.fit.masks.copy()
     always[:, 0], always[:, 1] = True, False
-    monkeypatch.setitem(task._given, "fit", replace(task.fit, masks=always))
+    monkeypatch.setitem(task._given, "fit as stored", replace(task.fit, masks=always))
     made = one.method.attribute(task)
     assert not made[:2].any()
     assert made[2:].any()
@@ -62,15 +62,45 @@ def test_datamodels_are_the_fitted_weights(small: Bench) -> None:
     (one,) = methods.chosen(["datamodels"])
     task = small.task(one, small.folder)
     fit = small.truth.rows(small.access.fit)
-    expected = fit_datamodels(fit.masks, fit.margins, seed=task.seed).weight
-    np.testing.assert_array_equal(_attribute(small, "datamodels"), expected)
+    expected = fit_datamodels(fit.masks, fit.margins, seed=task.seed, **one.parameters)
+    made = small.attribute(one)
+    np.testing.assert_array_equal(made.scores, expected.weight)
+    assert made.notes == []
+    assert set(made.extra) == {"bias", "lam", "lam_max", "gap", "kkt", "converged", "loss", "r2", "nonzero"}
+    for name in set(made.extra) - {"nonzero"}:
+        np.testing.assert_array_equal(made.extra[name], getattr(expected, name))
+    np.testing.assert_array_equal(made.extra["nonzero"], [(column != 0).sum() for column in expected.weight.T])
+    assert made.extra["gap"].max() <= 1e-4
 
 
 def test_datamodels_that_did_not_converge_say_so(small: Bench) -> None:
     (one,) = methods.chosen(["datamodels:tol=1e-15"])
-    _, _, notes = small.attribute(one)
-    assert len(notes) == 1
-    assert "did not reach a relative duality gap of 1e-15" in notes[0]
+    made = small.attribute(one)
+    assert len(made.notes) == 1
+    short = int((~made.extra["converged"]).sum())
+    assert made.notes[0] == f"{short} of 10 targets did not reach a relative duality gap of 1e-15"
+    assert short == (made.extra["gap"] > 1e-15).sum() > 0
+
+
+def test_datamodels_of_constant_targets_and_unused_examples_say_so(
+    small: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (one,) = methods.chosen(["datamodels"])
+    task = small.task(one, small.folder)
+    masks, margins = task.fit.masks.copy(), task.fit.margins.copy()
+    masks[:, :2], masks[:, 7] = True, False
+    margins[:, 4] = 2.5
+    monkeypatch.setitem(task._given, "fit as stored", replace(task.fit, masks=masks, margins=margins))
+    made = one.method.attribute(task)
+    assert task.notes == [
+        "1 of 10 targets are constant over the fit rows: zero datamodels",
+        "3 of 40 examples are in all fit subsets or in none: their weights are 0",
+    ]
+    assert not made[:, 4].any()
+    assert not made[[0, 1, 7]].any()
+    assert task.kept["bias"][4] == 2.5
+    assert task.kept["nonzero"][4] == 0
+    assert task.kept["nonzero"].max() > 0
 
 
 def test_graddot_is_minus_the_dot_product(small: Bench) -> None:
@@ -100,7 +130,7 @@ def test_trak_is_the_papers_estimator(small: Bench, damping: float) -> None:
 
     dim = 7
     (one,) = methods.chosen([f"trak:checkpoints=2,proj_dim={dim},damping={damping}"])
-    made = small.attribute(one)[0]
+    made = small.attribute(one).scores
     task = small.task(one, small.folder)
     vectors = task.checkpoint_vectors(2)
     size = vectors.shape[1]
@@ -125,7 +155,8 @@ def test_trak_is_the_papers_estimator(small: Bench, damping: float) -> None:
 
 def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) -> None:
     (one,) = methods.chosen(["trak:checkpoints=1,proj_dim=7,damping=tune"])
-    made, cost, notes = small.attribute(one)
+    found = small.attribute(one)
+    made, cost, notes = found.scores, found.cost, found.notes
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {
         d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -141,7 +172,8 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
     from bench.influence import Influence
 
     (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping}"])
-    made, _, notes = small.attribute(one)
+    found = small.attribute(one)
+    made, notes = found.scores, found.notes
     task = small.task(one, small.folder)
     recipe = small.setting.recipe
     parts = [
@@ -173,7 +205,7 @@ def test_random_depends_on_the_seed_alone(small: Bench) -> None:
 def test_every_default_variant_beats_chance(small: Bench) -> None:
     """Gradient methods and fitted ones rank the toy's subsets; the control does not."""
     judge = Judge.of(small.truth.rows(small.access.eval), 2)
-    found = {one.name: judge.score(small.attribute(one)[0]).mean for one in _without_projection()}
+    found = {one.name: judge.score(small.attribute(one).scores).mean for one in _without_projection()}
     assert set(found) == {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "random"}
     assert abs(found.pop("random")) < 0.3
     assert min(found.values()) > 0.3, found

@@ -401,6 +401,88 @@ def test_attribute_gives_the_scores_of_run(run: Run, setting: str, capsys: pytes
     assert capsys.readouterr().out.count("x/s.npy: ") == 3
 
 
+KEEPS = "task.keep(gap=np.arange(10.0), converged=np.arange(10) > 3)\nreturn task.rng.random((40, 10))"
+
+
+def kept(path: str = "out/scores/mine.extra.npz") -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: array.tolist() for name, array in stored.items()}
+
+
+def test_what_a_method_keeps_lies_beside_its_scores(run: Run, method: Write) -> None:
+    found = named(run(method("mine", KEEPS), "random"))
+    assert (found["mine"].extra, found["random"].extra) == ("scores/mine.extra.npz", None)
+    assert kept() == {"gap": list(range(10)), "converged": [False] * 4 + [True] * 6}
+    assert [p.name for p in Path("out/scores").glob("*.npz")] == ["mine.extra.npz"]
+    assert found["mine"].cost.disk_bytes == 40 * 10 * 8 + 10 * 8 + 10
+    before = stamps(Path("out"))
+    assert named(run(method("mine", KEEPS), "random"))["mine"] == found["mine"]
+    assert stamps(Path("out")) == before
+    assert "mine: reused" in log()
+
+
+@pytest.mark.parametrize("spoil", ["bytes", "short", "gone", "foreign"])
+def test_spoilt_extras_are_made_again_with_their_scores_and_no_others(run: Run, method: Write, spoil: str) -> None:
+    path = method("mine", KEEPS)
+    run(path, "random")
+    extra = Path("out/scores/mine.extra.npz")
+    good = extra.read_bytes()
+    if spoil == "bytes":
+        extra.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    elif spoil == "short":
+        extra.write_bytes(good[:100])
+    elif spoil == "gone":
+        extra.unlink()
+    else:  # beside scores that nothing was kept with
+        extra.rename("out/scores/random.extra.npz")
+        run(path, "random")
+        assert not Path("out/scores/random.extra.npz").exists()
+    run(path, "random")
+    assert kept()["gap"] == list(range(10))
+    assert extra.read_bytes() == good
+    assert log().count("mine: reused") == (1 if spoil == "foreign" else 0)
+    assert log().count("random: reused") == 1
+
+
+def test_a_method_that_keeps_nothing_any_more_leaves_nothing(run: Run, method: Write, setting: str) -> None:
+    path = method("mine", KEEPS)
+    words = ["attribute", setting, "--method", path, "--store", "out/ground-truth", "--out", "s.npy", "--device", "cpu"]
+    run(path)
+    assert cli.main(words) == 0
+    assert kept("s.extra.npz") == kept()
+    method("mine", "return task.rng.random((40, 10))")
+    assert named(run(path))["mine"].extra is None
+    assert cli.main(words) == 0
+    assert list(Path().rglob("*.extra.npz")) == []
+    assert cli.main([*words[:3], "random", *words[4:]]) == 0
+    assert Path("s.npy").is_file()
+
+
+def test_attribute_says_what_is_kept(run: Run, method: Write, setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("random")
+    path = method("mine", KEEPS)
+    words = ["attribute", setting, "--store", "out/ground-truth", "--out", "a.b.npy", "--device", "cpu", "--quiet"]
+    capsys.readouterr()
+    assert cli.main([*words, "--method", path]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "a.b.extra.npz: gap, converged"
+    assert kept("a.b.extra.npz")["gap"] == list(range(10))
+    assert cli.main([*words, "--method", "random"]) == 0
+    assert "extra" not in capsys.readouterr().out
+    assert not Path("a.b.extra.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [("**{'a/b': 1}", "cannot name an array 'a/b'"), ("x='text'", "x of type <U4"), ("1", "positional argument")],
+)
+def test_what_cannot_be_kept_fails_that_method_alone(run: Run, method: Write, arguments: str, reason: str) -> None:
+    path = method("mine", f"task.keep({arguments})\nreturn task.rng.random((40, 10))")
+    found = named(run(path, "random"))
+    assert found["mine"].status == "failed"
+    assert reason in (found["mine"].reason or "")
+    assert found["random"].status == "ok"
+
+
 def test_attribute_refuses_a_store_of_other_data_or_recipe(run: Run, tmp_path: Path, toy_source: str) -> None:
     run("random")
     toy = tmp_path / "toy.py"

@@ -665,3 +665,15 @@ def test_identity_is_one_hash_of_all_its_parts(toy_request: Request) -> None:
         keys.add(changed.key)
         assert (changed.clash(base) is not None) != (changed.changed(base) == [name])
     assert len(keys) == 1 + len(base.__struct_fields__)
+
+
+def test_rows_as_stored_are_read_when_asked_for(folder: Path) -> None:
+    truth = GroundTruth.open(folder)
+    index = np.array([1, 4, 5, 9])
+    stored, copies = truth.rows(index, as_stored=True), truth.rows(index)
+    assert type(stored.masks).__name__ == "RowView"
+    assert stored.masks.shape == copies.masks.shape
+    assert stored.masks.dtype == bool
+    assert len(stored) == len(stored.margins) == 4
+    np.testing.assert_array_equal(stored.masks[1:3], copies.masks[1:3])
+    np.testing.assert_array_equal(stored.margins[np.array([3, 0])], copies.margins[[3, 0]])

@@ -157,6 +157,42 @@ def test_choose_takes_the_best_on_tune_rows_and_the_first_of_equals(task: Task) 
         task.choose([])
 
 
+def test_what_is_kept_is_a_copy_and_of_two_the_later(task: Task) -> None:
+    import torch
+
+    gap = np.array([0.5, np.nan], np.float16)
+    task.keep(gap=gap, self=True, steps=[1, 2, 3], made=torch.ones(2, requires_grad=True))
+    gap[:] = 7
+    task.keep(steps=np.float64(4.5))
+    kinds = {name: (array.dtype.name, array.tolist()) for name, array in task.kept.items()}
+    assert kinds.pop("gap")[0] == "float16"
+    assert task.kept["gap"][0] == 0.5
+    assert np.isnan(task.kept["gap"][1])
+    assert kinds == {"self": ("bool", True), "steps": ("float64", 4.5), "made": ("float32", [1.0, 1.0])}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("a b", 1, "cannot name an array 'a b': use a word"),
+        ("../x", 1, r"cannot name an array '\.\./x': use a word"),
+        ("", 1, "cannot name an array '': use a word"),
+        ("file", 1, "cannot name an array 'file': use a word, other than file"),
+        ("allow_pickle", True, "cannot name an array 'allow_pickle'"),
+        ("x", "text", "x of type <U4: keep real numbers"),
+        ("x", None, "x of type object: keep real numbers"),
+        ("x", {"a": 1}, "x of type object"),
+        ("x", 1j, "x of type complex128"),
+        ("x", np.array(["2020"], "datetime64[Y]"), r"x of type datetime64\[Y\]"),
+        ("x", [[1], [2, 3]], "x that is not an array"),
+    ],
+)
+def test_what_cannot_be_kept(task: Task, name: str, value: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        task.keep(good=np.ones(1), **{name: value})
+    assert task.kept == {}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "store"
