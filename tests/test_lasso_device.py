@@ -15,7 +15,7 @@ from bench.held_out import held_out
 from bench.lasso import Datamodels, fit_datamodels
 
 
-TOL = 1e-8  # at a rougher one, neighbouring penalties of a flat valley may be chosen
+TOL = 1e-10  # at a rougher one, neighbouring penalties of a flat valley may be chosen
 
 
 def problem(m: int = 200, n: int = 40, T: int = 6) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
