@@ -8,7 +8,10 @@ tests/test_readme.py fails where README.md is not what this makes.
 import re
 from pathlib import Path
 
-from bench import datasets, methods, results, tables
+import msgspec
+
+from bench import curve_tables, datasets, methods, results, tables
+from bench.curve import Curve
 from bench.results import Leaderboard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +42,7 @@ def against_published() -> str:
     header = "| method | published (dattri) | here, one seed | 95% interval | here, two seeds |"
     lines = [header, "|---|---:|---:|---|---:|"]
     for name, (theirs, value) in PUBLISHED.items():
-        cells = tables.lds(one[name].lds), tables.interval(one[name].ci), tables.lds(two[name].lds)
+        cells = *_lds_and_interval(one[name]), tables.lds(two[name].lds)
         lines.append(f"| `{name}` | {theirs}: {value:.3f} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(tables.caption(board)[0] for board in boards), "", _made_with(boards[0])])
 
@@ -47,6 +50,26 @@ def against_published() -> str:
 def _made_with(board: Leaderboard) -> str:
     packages = ", ".join(f"{name} {board.versions[name]}" for name in ("python", "torch", "numpy", "traker"))
     return f"Seed {board.seed}, {board.hardware['cores']} cores of {board.hardware['processor']}, {packages}.\n"
+
+
+def by_fit_rows() -> str:
+    """LDS of datamodels and differences in means, by the number of fit rows."""
+    lines = ["| fit rows | `datamodels` | 95% interval | `heldout` | 95% interval |", "|---:|---:|---|---:|---|"]
+    for name in ("digits-mlp", "digits-mlp-models2500", "digits-mlp-models5500"):
+        board = record(name)
+        rows = {row.name: row for row in board.methods}
+        cells = [cell for one in ("datamodels", "heldout") for cell in _lds_and_interval(rows[one])]
+        lines.append(f"| {board.rows.fit:,} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _lds_and_interval(row: results.Row) -> tuple[str, str]:
+    return tables.lds(row.lds), tables.interval(row.ci)
+
+
+def learning_curve() -> str:
+    curve = msgspec.json.decode((RECORDS / "digits-mlp-curve" / "curve.json").read_bytes(), type=Curve)
+    return curve_tables.markdown(curve)
 
 
 def what_there_is() -> str:
@@ -67,6 +90,8 @@ PARTS = {
     "example": lambda: example("similarity.py"),
     "dataset": lambda: example("rings.py"),
     "list": what_there_is,
+    "datamodels": by_fit_rows,
+    "curve": learning_curve,
     "published": against_published,
 }
 

@@ -14,7 +14,6 @@ from bench.gram import Design
 from bench.held_out import held_out
 from bench.lasso import Datamodels, fit_datamodels
 
-
 TOL = 1e-10  # at a rougher one, neighbouring penalties of a flat valley may be chosen
 
 
