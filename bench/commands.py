@@ -364,7 +364,7 @@ def verify(given: argparse.Namespace) -> int:
         print(f"{folder}: {retrained}", file=sys.stderr)
         if wrong:
             mended = "import it again" if retrained.endswith("imported") else _MENDED
-            print(f"{folder}: {len(wrong)} faults; {mended}", file=sys.stderr)
+            print(f"{folder}: {len(wrong)} fault{'s' if len(wrong) > 1 else ''}; {mended}", file=sys.stderr)
         else:
             print(f"{folder} is sound")
         faults += len(wrong)

@@ -33,6 +33,7 @@ _CHUNK_BYTES = 1 << 26  # of a chunk's masks, and of a float64 block of counts
 _SPARSE = 0.15  # of the weights: a denser product is quicker by a matrix product
 _SHOWN = 5  # rows that a message names
 _FLOAT16_MAX = 65504
+_LARGEST = 1e30  # of margins: sums of squares stay far from the end of float64, weights from that of float32
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,10 @@ class Centred:
     G: Array
     C: Float
     yy: Float
+
+    def of(self, targets: Index) -> Centred:
+        """Those of some targets."""
+        return Centred(self.G, self.C[:, targets], self.yy[targets])
 
 
 def centre(
@@ -176,12 +181,12 @@ class Design:
     """
 
     def __init__(self, masks: Any, margins: Any, threads: int | None = None):
-        (self.m, self.n), self.T = _check_shapes(masks, margins)
-        self.masks, self.margins = masks, margins
+        self.masks, self.margins = _indexable("masks", masks), _indexable("margins", margins)
+        (self.m, self.n), self.T = _check_shapes(self.masks, self.margins)
         self.threads = thread_count(threads)
-        _check_finite(margins, self._chunk(self.T * 8))
+        _check_range(self.margins, self._chunk(self.T * 8))
         # One origin for all row sets: it keeps squares small, and makes constant targets exactly zero.
-        self.shift = on_host(margins[:1]).astype(np.float64)[0]
+        self.shift = on_host(self.margins[:1]).astype(np.float64)[0]
 
     def _chunk(self, row_bytes: int) -> int:
         return int(np.clip(_CHUNK_BYTES // row_bytes // _WORD * _WORD, _WORD, _PACK_ROWS))
@@ -214,7 +219,7 @@ class Design:
         group = np.empty(self.m, np.intp)
         for rows in _chunks(self.m, self._chunk(self.n)):
             for i, row in enumerate(np.packbits(self.rows(rows), axis=1), rows.start):
-                group[i] = seen.setdefault(hashlib.blake2b(row.data, digest_size=16).digest(), len(seen))
+                group[i] = seen.setdefault(hashlib.blake2b(row.tobytes(), digest_size=16).digest(), len(seen))
         return group
 
     def moments(
@@ -266,8 +271,31 @@ class Design:
 
 
 def on_host(chunk: Any) -> Array:
-    """An array, or a tensor on any device, as numpy."""
-    return np.asarray(chunk.cpu() if hasattr(chunk, "cpu") else chunk)
+    """An array, or a tensor on any device, as numpy; bfloat16, which numpy lacks, as float32."""
+    if hasattr(chunk, "detach"):
+        chunk = chunk.detach().cpu()
+        chunk = chunk.float() if str(chunk.dtype) == "torch.bfloat16" else chunk
+    return np.asarray(chunk)
+
+
+def _indexable(name: str, given: Any) -> Any:
+    """What rows can be read from by number: as it is, or sequences as an array.
+
+    Raises:
+        InputError: it is ragged, sparse, or an array of which parts are masked out.
+    """
+    if isinstance(given, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array; give a plain one, without what is masked out.")
+    if getattr(given, "is_sparse", False) or hasattr(given, "nnz"):
+        raise InputError(f"{name} is sparse; give a dense array.")
+    if hasattr(given, "iloc"):  # pandas indexes columns first
+        return given.to_numpy()
+    if not isinstance(given, list | tuple):
+        return given
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise InputError(f"{name} is not an array ({error}); give a matrix with one row per trained model.") from error
 
 
 def thread_count(threads: int | None) -> int:
@@ -312,29 +340,33 @@ def _columns(rows: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return out.view(np.uint64)
 
 
-def _check_finite(margins: Any, step: int) -> None:
-    """Refuse margins that are not finite, naming their rows."""
-    count, wrong, overflow = 0, [], False
+def _check_range(margins: Any, step: int) -> None:
+    """Refuse margins that are not finite, or that float32 cannot hold, naming their rows (in the store, of a view)."""
+    count, wrong, overflow, large = 0, [], False, 0.0
     for rows in _chunks(len(margins), step):
         chunk = on_host(margins[rows])
-        finite = np.isfinite(chunk)
-        if finite.all():
+        good = np.abs(chunk) <= _LARGEST if chunk.dtype.itemsize > 2 else np.isfinite(chunk)
+        if good.all():
             continue
-        count += int((~finite).sum())
-        wrong += [rows.start + int(i) for i in np.flatnonzero(~finite.all(1))]
+        count += int((~good).sum())
+        wrong += [rows.start + int(i) for i in np.flatnonzero(~good.all(1))]
         overflow |= chunk.dtype == np.float16 and bool(np.isinf(chunk).any())
-    if wrong:
-        shown = ", ".join(map(str, wrong[:_SHOWN])) + (
-            f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        large = max(large, float(np.abs(chunk[np.isfinite(chunk)]).max(initial=0)))
+    if not wrong:
+        return
+    name, numbers = getattr(margins, "name", "margins"), getattr(margins, "row_numbers", None)
+    if numbers is not None:
+        wrong = [int(numbers[row]) for row in wrong]
+    shown = ", ".join(map(str, wrong[:_SHOWN])) + (f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else "")
+    what, advice = "NaN or infinite", "retrain those rows or drop them"
+    if overflow:
+        advice = f"float16 ends at {_FLOAT16_MAX}, so store them as float32, or drop those rows"
+    elif large > _LARGEST:
+        what, advice = (
+            f"NaN, infinite or as large as {large:.3g}",
+            f"drop those rows, or scale margins below {_LARGEST}",
         )
-        advice = (
-            f"float16 ends at {_FLOAT16_MAX}, so store them as float32, or drop those rows"
-            if overflow
-            else "retrain those rows or drop them"
-        )
-        raise InputError(
-            f"margins: {count} values are NaN or infinite, in row{'s' if len(wrong) > 1 else ''} {shown}; {advice}."
-        )
+    raise InputError(f"{name}: {count} values are {what}, in row{'s' if len(wrong) > 1 else ''} {shown}; {advice}.")
 
 
 def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], int]:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import operator
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.errors import InputError
 from bench.gram import Design, Index
+
+
+def whole(name: str, value: object) -> int:
+    """`value` as an int.
+
+    Raises:
+        InputError: it is no whole number.
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; give a whole number.") from None
+
+
+def check_split(validation: float, folds: int, seed: int) -> None:
+    """Refuse options of a split that make no sense.
+
+    Raises:
+        InputError: one is out of range, or no whole number.
+    """
+    if whole("folds", folds) < 0 or folds == 1:
+        raise InputError(f"folds is {folds}; give 2 or more, or 0 for one split.")
+    if folds == 0 and not 0 < validation < 1:
+        raise InputError(f"validation is {validation}; give a share of the masks in (0, 1).")
+    if whole("seed", seed) < 0:
+        raise InputError(f"seed is {seed}; give one of at least 0.")
 
 
 def held_out(design: Design, validation: float, folds: int, seed: int, groups: ArrayLike | None) -> list[Index]:
@@ -22,17 +50,18 @@ def held_out(design: Design, validation: float, folds: int, seed: int, groups: A
     Raises:
         InputError: a parameter is out of range, or there are too few distinct masks.
     """
+    check_split(validation, folds, seed)
     group = design.groups() if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
     if len(group) != design.m:
         raise InputError(f"groups has {len(group)} entries and masks {design.m} rows; give one per row.")
     distinct = int(group.max()) + 1
-    if folds < 0 or folds == 1:
-        raise InputError(f"folds is {folds}; give 2 or more, or 0 for one split.")
-    if folds == 0 and not 0 < validation < 1:
-        raise InputError(f"validation is {validation}; give a share of the masks in (0, 1).")
-    held = min(max(1, round(validation * distinct)), distinct - 1)
     if distinct < max(folds, 3):
-        raise InputError(f"masks has {distinct} distinct rows; choosing λ needs at least {max(folds, 3)}.")
+        what = "distinct rows" if groups is None else "distinct groups"
+        raise InputError(
+            f"{'masks' if groups is None else 'groups'} has {distinct} {what}; choosing λ needs at least "
+            f"{max(folds, 3)}, so give lam, or more models."
+        )
+    held = min(max(1, round(validation * distinct)), distinct - 1)
     order = np.random.default_rng(seed).permutation(distinct)
     parts = np.array_split(order, folds) if folds else [order[:held]]
     return [np.flatnonzero(np.isin(group, part)) for part in parts]

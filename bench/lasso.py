@@ -21,19 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench import certificate
+from bench import certificate, lasso_solver
 from bench.errors import InputError
-from bench.gram import Array, Centred, Design, Float, Moments, centre, centre_cross, in_threads
-from bench.held_out import held_out
+from bench.gram import Array, Design, Float, Moments, centre, centre_cross
+from bench.held_out import held_out, whole
 
 if TYPE_CHECKING:
     import torch
 
-_PATH_TOL = 10.0  # in tol: the path only chooses λ and warms up the refit, which no LDS's fourth digit felt
-_MAX_SWEEPS = 3000  # per λ; a handful is usual
-_LAST_SWEEPS = 100_000  # for targets that were not brought to tol in so many
+_LAST_SWEEPS = 100_000  # for targets that were not brought to tol in fewer
 _FLOAT32_TOL = 3e-5  # gaps below this need float64 in the solver and in the weights
-_BLOCK = 8  # targets per call of the kernel: small, so that threads end together
 _SLAB_BYTES = 2**30  # of what is held per train example and target
 
 
@@ -44,7 +41,7 @@ class Datamodels:
     Attributes:
         weight: `[n_train, T]`, in margin per kept example (float32; float64 where tol < 3e-5 asks for it).
         bias: float32 `[T]`, the prediction for the empty mask.
-        lam: float64 `[T]`, penalty in scikit-learn's scaling (its `alpha`); 0 for a constant target.
+        lam: float64 `[T]`, penalty in scikit-learn's scaling (its `alpha`); 0 where chosen for a constant target.
         gap: float64 `[T]`, duality gap / ½‖y − ȳ‖²/m.
         kkt: float64 `[T]`, greatest violation of the optimality conditions, relative to `lam_max`.
         converged: bool `[T]`, gap ≤ tol.
@@ -56,7 +53,8 @@ class Datamodels:
         constant: bool `[T]`, targets whose margins do not vary: their datamodel is zero.
         unused: bool `[n_train]`, examples that all rows, or none, keep: their weights are zero.
         refit_kkt: float64 `[T]` where the weights were refitted on their support without penalty: the refit's greatest
-            gradient there, relative to `lam_max`; `gap` and `kkt` are then those of the LASSO that chose the support.
+            gradient there, relative to `lam_max`; `gap`, `kkt`, `loss` and `r2` are then those of the LASSO that chose
+            the support.
     """
 
     weight: Array
@@ -88,6 +86,7 @@ class Path:
         weight: `[K, n_train, T]`, in margin per kept example.
         bias: float32 `[K, T]`.
         gap, kkt: float64 `[K, T]`, as in `Datamodels`.
+        tol: the relative gap asked for.
     """
 
     lams: Float
@@ -95,6 +94,12 @@ class Path:
     bias: NDArray[np.float32]
     gap: Float
     kkt: Float
+    tol: float
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """Where the gap is at most `tol`, bool `[K, T]`; nowhere without a certificate."""
+        return self.gap <= self.tol
 
 
 def fit_datamodels(
@@ -119,7 +124,7 @@ def fit_datamodels(
     The path has `n_lambdas` penalties, geometric from `lam_max` (of all rows) to `min_ratio·lam_max`. It is fitted
     without the held-out masks; each target keeps the λ of least held-out squared error and is refitted on all rows.
     Masks and margins are read by chunks of rows, and targets are worked through in slabs: memory grows with
-    n_train² and n_train × T, never with the number of rows.
+    n_train² (times the folds) and n_train × T, never with the number of rows.
 
     Args:
         masks: bool or 0/1 `[m, n_train]`, array or memmap.
@@ -144,9 +149,7 @@ def fit_datamodels(
     Raises:
         InputError: wrong shapes, values or parameters, each named in the message.
     """
-    if n_lambdas < 1 or patience < 1:
-        raise InputError(f"n_lambdas is {n_lambdas} and patience {patience}; both count from 1.")
-    _check_path(min_ratio, tol)
+    check_options(n_lambdas, min_ratio, patience, tol)
     from bench import lasso_device
 
     cuda = lasso_device.pick(device, margins)
@@ -168,10 +171,12 @@ def fit_datamodels(
         weight = np.zeros((T, design.n), solver)
         if given is None:
             grid = np.abs(centre_cross(every)[0]).max(0)[:, None] * np.geomspace(1, min_ratio, n_lambdas)
-            chosen, loss, r2 = _choose(every, sums[: len(held)], grid, tol, weight, design.threads, patience)
+            chosen, loss, r2 = lasso_solver.choose(
+                every, sums[: len(held)], grid, tol, weight, design.threads, patience
+            )
         else:
             chosen, loss, r2 = given[slab], np.full(T, np.nan), np.full(T, np.nan)
-        _solve(centre(every, None, solver, design.threads), chosen[:, None], tol, weight, design.threads)
+        lasso_solver.solve(centre(every, None, solver, design.threads), chosen[:, None], tol, weight, design.threads)
         fits.append(_finished(design, every, weight.T, chosen, loss, r2, tol, slab, debias))
     return fits[0] if len(fits) == 1 else _joined(fits)
 
@@ -202,9 +207,7 @@ def lasso_path(
     Raises:
         InputError: wrong shapes, values or parameters, each named in the message.
     """
-    if n_lambdas < 1:
-        raise InputError(f"n_lambdas is {n_lambdas}; it counts from 1.")
-    _check_path(min_ratio, tol)
+    check_options(n_lambdas, min_ratio, 1, tol)
     design = Design(masks, margins, threads)
     every = design.moments()
     solver = np.float32 if tol >= _FLOAT32_TOL else np.float64
@@ -214,18 +217,26 @@ def lasso_path(
     else:
         grid = np.array(_given_path(lams, design.T).T, order="C")
     path = np.empty((design.T, grid.shape[1], design.n), solver)
-    _solve(stats, grid, tol, np.zeros((design.T, design.n), solver), design.threads, path=path)
-    weight = path.transpose(1, 2, 0)
-    levels = np.stack([one.astype(np.float64) @ every.kept for one in path], axis=1)
-    bias = every.mean + design.shift - levels
+    lasso_solver.solve(stats, grid, tol, np.zeros((design.T, design.n), solver), design.threads, path=path)
     gap, kkt = np.full((2, grid.shape[1], design.T), np.nan)
     for k in range(grid.shape[1]) if certify else ():
-        found = certificate.judge(every, weight[k].astype(np.float64), grid[:, k], certificate.lasso, design.threads)
-        gap[k], kkt[k] = found.gap, found.kkt
-    return Path(grid.T, weight, bias.astype(np.float32), gap, kkt)
+        solution = np.ascontiguousarray(path[:, k].T)
+        found = _judged(every, solution, grid[:, k], tol, design.threads)
+        path[:, k], gap[k], kkt[k] = solution.T, found.gap, found.kkt
+    levels = np.stack([one.astype(np.float64) @ every.kept for one in path], axis=1)
+    bias = every.mean + design.shift - levels
+    return Path(grid.T, path.transpose(1, 2, 0), bias.astype(np.float32), gap, kkt, tol)
 
 
-def _check_path(min_ratio: float, tol: float) -> None:
+def check_options(n_lambdas: int, min_ratio: float, patience: int, tol: float) -> None:
+    """Refuse options of a path that make no sense.
+
+    Raises:
+        InputError: one is out of range, or no whole number.
+    """
+    for name, value in (("n_lambdas", n_lambdas), ("patience", patience)):
+        if whole(name, value) < 1:
+            raise InputError(f"{name} is {value}; it counts from 1.")
     if not 0 < min_ratio <= 1:
         raise InputError(f"min_ratio is {min_ratio}; give a share of lam_max in (0, 1].")
     if not 0 < tol < 1:
@@ -233,119 +244,37 @@ def _check_path(min_ratio: float, tol: float) -> None:
 
 
 def _given(lam: ArrayLike, T: int) -> Float:
-    values = np.asarray(lam, np.float64)
-    if values.shape not in ((), (T,)) or not (np.isfinite(values) & (values > 0)).all():
-        least = values.min(initial=np.inf)
-        raise InputError(
-            f"lam has shape {values.shape} and least value {least}; give a positive number, or one per target ({T})."
-        )
+    values = _penalties("lam", lam)
+    if values.shape not in ((), (T,)):
+        raise InputError(f"lam has shape {values.shape}; give a number, or one per target ({T}).")
     return np.broadcast_to(values, (T,)).copy()
 
 
 def _given_path(lams: ArrayLike, T: int) -> Float:
-    values = np.asarray(lams, np.float64)
+    values = _penalties("lams", lams)
     values = values[:, None] if values.ndim == 1 else values
     if values.ndim != 2 or values.shape[1] not in (1, T) or not len(values):
         raise InputError(f"lams has shape {np.shape(lams)}; give penalties [K], or [K, {T}], one path per target.")
-    if not (np.isfinite(values) & (values > 0)).all() or (np.diff(values, axis=0) > 0).any():
-        raise InputError(f"lams has least value {values.min()}; give positive penalties that decrease.")
+    if (np.diff(values, axis=0) > 0).any():
+        raise InputError(f"lams goes up from {values.min():g} to {values.max():g} somewhere; let penalties decrease.")
     return np.broadcast_to(values, (len(values), T))
+
+
+def _penalties(name: str, given: ArrayLike) -> Float:
+    try:
+        values = np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is {given!r}; give positive numbers.") from error
+    wrong = values[~(np.isfinite(values) & (values > 0))]
+    if wrong.size:
+        raise InputError(f"{name} has the value {wrong.flat[0]}; give positive, finite penalties.")
+    return values
 
 
 def _slabs(design: Design, parts: int) -> Iterator[slice]:
     """Targets at a time: each holds float64 sums per part and for all, and the solver's copies."""
     step = max(1, _SLAB_BYTES // (8 * design.n * (parts + 5)))
     return (slice(t, min(t + step, design.T)) for t in range(0, design.T, step))
-
-
-def _choose(
-    every: Moments, outs: list[Moments], grid: Float, tol: float, weight: Array, threads: int, patience: int
-) -> tuple[Float, Float, Float]:
-    """λ of least held-out error, that error, and R², `[T]` each; `weight` becomes a start for the refit."""
-    total = np.zeros_like(grid)
-    null, rows = np.zeros(len(grid)), 0
-    for out in outs:
-        rest = every - out
-        weight[:] = 0
-        dtype = weight.dtype.type
-        fitted, judged = centre(rest, None, dtype, threads), centre(out, rest, dtype, threads)
-        losses = _solve(fitted, grid, min(_PATH_TOL * tol, 0.1), weight, threads, judged, patience)
-        total += losses * out.rows
-        null += judged.yy * out.rows
-        rows += out.rows
-    best = total.argmin(1)[:, None]
-    loss = np.take_along_axis(total, best, 1)[:, 0]
-    constant = grid[:, 0] == 0
-    r2 = 1 - np.divide(loss, null, out=np.full_like(loss, np.nan), where=(null > 0) & ~constant)
-    return np.take_along_axis(grid, best, 1)[:, 0], loss / rows, r2
-
-
-def _solve(
-    stats: Centred,
-    lams: Float,
-    tol: float,
-    weight: Array,
-    threads: int,
-    held: Centred | None = None,
-    patience: int = 1,
-    path: Array | None = None,
-    max_sweeps: int | None = None,
-) -> Float:
-    """Run the kernel on all targets; `weight` `[T, n]` is the start and becomes the solution.
-
-    Args:
-        stats: moments of the fitted rows.
-        lams: penalties `[T, K]`.
-        tol: relative duality gap to reach.
-        weight: `[T, n]`.
-        threads: of the solver.
-        held: moments of the held-out rows, which then choose among the penalties.
-        patience: see `fit_datamodels`.
-        path: `[T, K, n]`, filled with every solution.
-        max_sweeps: to give up after, at each λ.
-
-    Returns:
-        Held-out losses `[T, K]`, infinite where a target's path stopped before.
-    """
-    from bench.kernels.lasso import lasso_paths
-
-    T, K = lams.shape
-    solver = stats.G.dtype
-    C = np.ascontiguousarray(stats.C.T, solver)
-    Cv = C if held is None else np.ascontiguousarray(held.C.T, solver)
-    Gv = np.empty((0, 0), solver) if held is None else held.G
-    yv = stats.yy if held is None else held.yy
-    if path is None:
-        path = np.empty((T, 0, 0), solver)
-    # A warm start is taken for the solution at the first λ; a start at zero solves λ = max|C|.
-    warm = weight.any(1)
-    before = np.where(warm, lams[:, 0], np.maximum(np.abs(stats.C).max(0), lams[:, 0]))
-    losses = np.full((T, K), np.inf)
-    best = np.zeros(T, np.int64)
-    sweeps = np.zeros(T, np.int64)
-
-    def work(b: slice) -> None:
-        lasso_paths(
-            stats.G,
-            C[b],
-            stats.yy[b],
-            lams[b],
-            before[b],
-            tol,
-            max_sweeps or _MAX_SWEEPS,
-            Gv,
-            Cv[b],
-            yv[b],
-            patience,
-            weight[b],
-            losses[b],
-            best[b],
-            sweeps[b],
-            path[b],
-        )
-
-    in_threads(work, (slice(t, min(t + _BLOCK, T)) for t in range(0, T, _BLOCK)), threads)
-    return losses
 
 
 def _finished(
@@ -361,18 +290,8 @@ def _finished(
 ) -> Datamodels:
     """Judge the weights that are returned, after rounding, and refit them where asked for."""
     weight = np.ascontiguousarray(weight)
+    found = _judged(every, weight, lam, tol, design.threads)
     W = weight.astype(np.float64)
-    found = certificate.judge(every, W, lam, certificate.lasso, design.threads)
-    short = np.flatnonzero(found.gap > tol)
-    if len(short):
-        # Strongly correlated masks: it takes many sweeps, whose sums in float32 are too rough to come near enough.
-        part, again = every.of(short), np.array(W[:, short].T, order="C")
-        exact = centre(part, None, np.float64, design.threads)
-        _solve(exact, lam[short, None], tol, again, design.threads, max_sweeps=_LAST_SWEEPS)
-        weight[:, short] = again.T
-        W[:, short] = weight[:, short]
-        better = certificate.judge(part, W[:, short], lam[short], certificate.lasso, design.threads)
-        found.gap[short], found.kkt[short] = better.gap, better.kkt
     refit_kkt = None
     if debias:
         from bench.debias import refit
@@ -396,6 +315,26 @@ def _finished(
         (kept == 0) | (kept == every.rows),
         refit_kkt,
     )
+
+
+def _judged(every: Moments, weight: Array, lam: Float, tol: float, threads: int) -> certificate.Verdict:
+    """Certificates of weights `[n, T]`, rounded as they are; those that fall short of `tol` are improved in place.
+
+    Where masks are strongly correlated it takes many sweeps, whose sums in float32 are too rough to come near enough.
+    """
+    W = weight.astype(np.float64)
+    found = certificate.judge(every, W, lam, certificate.lasso, threads)
+    short = np.flatnonzero(found.gap > tol)
+    if len(short):
+        part, again = every.of(short), np.array(W[:, short].T, order="C")
+        exact = centre(part, None, np.float64, threads)
+        lasso_solver.solve(exact, lam[short, None], tol, again, threads, max_sweeps=_LAST_SWEEPS)
+        rounded = again.T.astype(weight.dtype)
+        better = certificate.judge(part, rounded.astype(np.float64), lam[short], certificate.lasso, threads)
+        gained = better.gap < found.gap[short]
+        weight[:, short[gained]] = rounded[:, gained]
+        found.gap[short[gained]], found.kkt[short[gained]] = better.gap[gained], better.kkt[gained]
+    return found
 
 
 def _joined(fits: list[Datamodels]) -> Datamodels:

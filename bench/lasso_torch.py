@@ -49,6 +49,7 @@ from bench.gram_torch import (
     slices,
     variances,
 )
+from bench.lasso_solver import settled
 from bench.sources_torch import HostSource, Source, TensorSource, chunk_rows
 
 __all__ = ["HostSource", "Solution", "Source", "TensorSource", "fit"]
@@ -236,6 +237,7 @@ def _paths(
     together = n_parts == 1 or need < 0.7 * memory.free(task.device)
     total = torch.zeros(source.T, n_lambdas, dtype=torch.float64, device=task.device)
     null = torch.zeros_like(total[:, 0])
+    alone = patience if n_parts == 1 else n_lambdas  # with folds, their sum says where to stop, and is not known yet
     ratios = torch.from_numpy(np.geomspace(1, min_ratio, n_lambdas)).to(task.device)
     share = 0.0
     every: Moments | None = None
@@ -246,12 +248,12 @@ def _paths(
             lam_max = greatest_penalty(every)
         with task.phase("paths"):
             while helds:
-                path = _Path(task, every, helds.pop(0), lam_max[:, None] * ratios, patience)
+                path = _Path(task, every, helds.pop(0), lam_max[:, None] * ratios, alone)
                 _in_slabs(task, partial(path.run, weight, total, null))
                 share += path.share
                 del path
     assert every is not None  # n_parts is at least 1
-    best = total.argmin(1)
+    best = torch.from_numpy(settled(total.cpu().numpy(), patience)[0]).to(task.device)
     return lam_max * ratios[best], total.gather(1, best[:, None])[:, 0] / share, null / share, every
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench import certificate
-from bench.errors import InputError
 from bench.gram import Array, Design, Float, Index, Moments, centre
 from bench.held_out import held_out
-from bench.lasso import Datamodels
+from bench.lasso import Datamodels, check_options
 
 _TOL = 1e-6  # of a direct solution
 _RANK = 1e-10  # eigenvalues below this share of the greatest count as zero
@@ -24,8 +23,8 @@ def fit_ridge(
     masks: Any,
     margins: Any,
     *,
-    n_lambdas: int = 30,
-    min_ratio: float = 1e-3,
+    n_lambdas: int = 50,
+    min_ratio: float = 1e-6,
     validation: float = 0.2,
     folds: int = 0,
     seed: int = 0,
@@ -39,8 +38,7 @@ def fit_ridge(
     Arguments, results and errors are those of `bench.fit_datamodels`; `gap` bounds the distance to the least objective
     by ‖gradient‖²/(2λ), and `lam_max` holds the greatest |Xᵀy|/m, to which `kkt` relates.
     """
-    if n_lambdas < 1 or not 0 < min_ratio <= 1:
-        raise InputError(f"n_lambdas is {n_lambdas} and min_ratio {min_ratio}; give at least 1, and a share in (0, 1].")
+    check_options(n_lambdas, min_ratio, 1, _TOL)
     design = Design(masks, margins, threads)
     held = held_out(design, validation, folds, seed, groups)
     return _fit(design, held, 100 * np.geomspace(1, min_ratio, n_lambdas))

@@ -81,19 +81,22 @@ class RowView:
 
     Attributes:
         shape, dtype: as of an array of these rows.
+        name: the array's file.
+        row_numbers: int64 `[m]`, which rows of it they are.
     """
 
-    def __init__(self, array: NDArray[Any], index: NDArray[np.int64]) -> None:
-        self.shape, self.dtype = (len(index), *array.shape[1:]), array.dtype
-        self._array, self._index = array, index
+    def __init__(self, array: NDArray[Any], row_numbers: NDArray[np.int64]) -> None:
+        self.shape, self.dtype = (len(row_numbers), *array.shape[1:]), array.dtype
+        self.name = str(getattr(array, "filename", "array"))
+        self._array, self.row_numbers = array, row_numbers
 
     def __len__(self) -> int:
         """Number of rows."""
-        return len(self._index)
+        return len(self.row_numbers)
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
         """Copies of some of the rows."""
-        return np.asarray(self._array[self._index[rows]])
+        return np.asarray(self._array[self.row_numbers[rows]])
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ class GroundTruth:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a ground-truth store: there is no such folder")
+            what = "it is a file" if folder.exists() else "there is no such folder"
+            raise InputError(f"{folder} is not a ground-truth store: {what}; name a folder of bench train or import")
         masks, margins = _array(folder, "masks", 2, "b"), _array(folder, "margins", 2, "f")
         completed = _array(folder, "_completed", 1, "b")
         if not len(masks) == len(margins) == len(completed):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.lasso import fit_datamodels
+from bench.held_out import check_split
+from bench.lasso import check_options, fit_datamodels
 from bench.methods import Method, Needs
 from bench.task import Task
 
@@ -26,6 +27,8 @@ class Datamodels(Method):
         debias: bool = False,
         tol: float = 1e-4,
     ):
+        check_options(n_lambdas, min_ratio, 1, tol)
+        check_split(validation, folds, 0)
         self.options: dict[str, Any] = {
             "n_lambdas": n_lambdas,
             "min_ratio": min_ratio,
@@ -40,6 +43,8 @@ class Datamodels(Method):
         fitted = fit_datamodels(rows.masks, rows.margins, **self.options, seed=task.seed, device=task.device)
         names = ("bias", "lam", "lam_max", "gap", "kkt", "converged", "loss", "r2", "nonzero")
         task.keep(**{name: getattr(fitted, name) for name in names})
+        if fitted.refit_kkt is not None:
+            task.keep(refit_kkt=fitted.refit_kkt)
         for many, what in (
             (~fitted.converged, f"targets did not reach a relative duality gap of {fitted.tol:g}"),
             (fitted.constant, "targets are constant over the fit rows: zero datamodels"),

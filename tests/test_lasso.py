@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import sparse
 from sklearn.linear_model import Lasso
 from sklearn.linear_model import lasso_path as lasso_path_of_sklearn
 
@@ -16,6 +17,7 @@ from bench.errors import InputError
 from bench.gram import Design, centre, gram_product
 from bench.lasso import Datamodels, fit_datamodels, lasso_path
 from bench.ridge import fit_least_squares, fit_ridge
+from bench.store import RowView
 
 Array = NDArray[Any]
 
@@ -84,6 +86,8 @@ def test_a_given_path_and_one_without_certificate() -> None:
     np.testing.assert_allclose(again.weight, whole.weight, atol=1e-4)
     assert np.isnan(again.gap).all()
     assert (whole.gap <= 1e-4).all()
+    assert whole.converged.all()
+    assert not again.converged.any()
     shared = lasso_path(masks, margins, lams=[0.05, 0.02])
     assert shared.lams.shape == (2, 4)
     one = fit_datamodels(masks, margins, lam=0.02)
@@ -209,6 +213,23 @@ def test_lambda_is_the_brute_force_choice(folds: int) -> None:
     assert len(set(best)) > 1  # chosen per target
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_folds_stop_where_their_sum_does(seed: int) -> None:
+    """One noisy fold must not end the path of all."""
+    masks, margins = problem(60, 40, 8, seed, noise=8)
+    fit = fit_datamodels(masks, margins, n_lambdas=30, folds=5, patience=4, seed=1, tol=1e-9)
+    parts = np.array_split(np.random.default_rng(1).permutation(60), 5)
+    errors, grid = brute_force(masks, margins, parts, 30, 0.01)
+    for t in range(8):
+        best = 0
+        for k in range(30):
+            if k - best == 4:
+                break
+            best = k if errors[k, t] < errors[best, t] else best
+        assert fit.lam[t] == pytest.approx(grid[best, t])
+        assert fit.loss[t] == pytest.approx(errors[best, t], rel=1e-5)
+
+
 def test_patience_stops_at_the_first_valley() -> None:
     masks, margins = problem(90, 30, 6)
     errors, grid = brute_force(masks, margins, [np.random.default_rng(3).permutation(90)[:18]], 12, 0.01)
@@ -283,7 +304,7 @@ def test_strongly_correlated_masks_are_solved_in_the_end(m: int, n: int) -> None
 
 
 def test_a_fit_that_falls_short_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.lasso._MAX_SWEEPS", 1)
+    monkeypatch.setattr("bench.lasso_solver._MAX_SWEEPS", 1)
     monkeypatch.setattr("bench.lasso._LAST_SWEEPS", 2)
     masks, margins = problem(60, 90, 4)
     lam = 0.02 * fit_datamodels(masks, margins, lam=1.0).lam_max
@@ -299,6 +320,49 @@ def test_same_seed_same_bits_whatever_the_threads() -> None:
         for part in ("weight", "bias", "lam", "gap"):
             np.testing.assert_array_equal(getattr(fit, part), getattr(fits[0], part))
     assert (fit_datamodels(masks, margins, seed=6).lam != fits[0].lam).any()
+
+
+def test_any_layout_and_kind_of_array(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    torch = pytest.importorskip("torch")
+    masks, margins = problem(80, 21, 5)
+    margins = margins.astype(np.float16).astype(np.float32)
+    reference = fit_datamodels(masks, margins).weight
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(masks))
+    wide = np.zeros((80, 42), np.bool_)
+    wide[:, ::2] = masks
+    for taken in (
+        np.asfortranarray(masks),
+        np.load(tmp_path / "fortran.npy", mmap_mode="r"),
+        wide[:, ::2],
+        masks.tolist(),
+        pd.DataFrame(masks),
+        torch.from_numpy(masks),
+    ):
+        np.testing.assert_array_equal(fit_datamodels(taken, margins).weight, reference)
+    tensor = torch.from_numpy(margins)
+    for values in (np.asfortranarray(margins), margins.astype(">f4"), tensor.requires_grad_(), margins.tolist()):
+        np.testing.assert_array_equal(fit_datamodels(masks, values).weight, reference)
+    rounded = tensor.detach().bfloat16()
+    np.testing.assert_array_equal(
+        fit_datamodels(masks, rounded).weight, fit_datamodels(masks, rounded.float().numpy()).weight
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e-8, 1e8, 1e25])
+def test_any_scale_of_margins(scale: float) -> None:
+    masks, margins = problem(120, 30, 4)
+    fit, plain = (fit_datamodels(masks, margins.astype(float) * by, tol=1e-6) for by in (scale, 1.0))
+    np.testing.assert_allclose(fit.lam / scale, plain.lam, rtol=1e-9)
+    np.testing.assert_allclose(fit.weight / scale, plain.weight, atol=1e-6)
+    assert fit.converged.all()
+
+
+def test_what_float32_cannot_hold_is_not_called_converged() -> None:
+    masks, margins = problem(120, 30, 4)
+    fit = fit_datamodels(masks, margins.astype(float) * 1e-60)
+    assert not fit.weight.any()
+    assert not fit.converged.any()
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, np.float32])
@@ -332,6 +396,11 @@ HALF[3, 0] = np.inf  # what 70,000 becomes
         (MASKS, NAN, {}, "2 values are NaN or infinite, in rows 4, 5; retrain"),
         (MASKS, HALF, {}, "1 values are NaN or infinite, in row 3; float16 ends at 65504"),
         (MASKS[:9], MARGINS[:9], {}, "masks has 9 rows; a datamodel takes at least 10"),
+        (MASKS, MARGINS * np.float64(1e39), {}, r"90 values are NaN, infinite or as large as .*e\+39, in rows 0, 1"),
+        (np.ma.masked_array(MASKS), MARGINS, {}, "masks is a masked array"),
+        (sparse.csr_matrix(MASKS), MARGINS, {}, "masks is sparse"),
+        ([[True], [True, False]], MARGINS, {}, "masks is not an array"),
+        (MASKS, MARGINS, {"groups": np.zeros(30)}, "groups has 1 distinct groups; choosing λ needs at least 3"),
         (MASKS, MARGINS.astype(str), {}, "margins has dtype"),
         (MASKS, MARGINS, {"folds": 1}, "folds is 1"),
         (MASKS, MARGINS, {"folds": 31}, r"masks has \d\d distinct rows"),
@@ -357,8 +426,8 @@ def test_bad_input_is_named(fit: Any, masks: Array, margins: Array, options: dic
         ({"tol": 1.0}, "tol is 1.0"),
         ({"lams": []}, r"lams has shape \(0,\)"),
         ({"lams": [[1.0, 2.0]]}, r"lams has shape \(1, 2\)"),
-        ({"lams": [1.0, 2.0]}, "least value 1.0; give positive penalties that decrease"),
-        ({"lams": [1.0, 0.0]}, "least value 0.0"),
+        ({"lams": [1.0, 2.0]}, "lams goes up from 1 to 2"),
+        ({"lams": [1.0, 0.0]}, "lams has the value 0.0"),
     ],
 )
 def test_bad_path_options_are_named(options: dict[str, Any], message: str) -> None:
@@ -370,8 +439,13 @@ def test_bad_path_options_are_named(options: dict[str, Any], message: str) -> No
     ("options", "message"),
     [
         ({"tol": 0.0}, "tol is 0.0"),
-        ({"patience": 0}, "patience 0"),
-        ({"lam": 0.0}, "lam has shape"),
+        ({"patience": 0}, "patience is 0"),
+        ({"lam": 0.0}, "lam has the value 0.0; give positive"),
+        ({"lam": np.inf}, "lam has the value inf"),
+        ({"lam": "x"}, "lam is 'x'"),
+        ({"patience": 2.5}, "patience is 2.5; give a whole number"),
+        ({"seed": -1}, "seed is -1"),
+        ({"folds": 2.5}, "folds is 2.5"),
         ({"lam": [1.0, 2.0]}, r"lam has shape \(2,\)"),
     ],
 )
@@ -467,3 +541,23 @@ def test_debiasing_a_dependent_support_keeps_it_finite() -> None:
     assert fit.refit_kkt is not None
     assert np.isfinite(fit.weight).all()
     assert fit.refit_kkt.max() < 1e-6
+
+
+def test_a_path_takes_up_again_what_falls_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, margins = problem(60, 90, 3)
+    monkeypatch.setattr("bench.lasso_solver._MAX_SWEEPS", 2)
+    assert lasso_path(masks, margins, n_lambdas=6, tol=1e-6).converged.all()
+    monkeypatch.setattr("bench.lasso._LAST_SWEEPS", 2)
+    path = lasso_path(masks, margins, n_lambdas=6, min_ratio=0.001, tol=1e-9)
+    assert (path.converged == (path.gap <= 1e-9)).all()
+    assert not path.converged.all()
+
+
+def test_rows_of_a_store_are_named_by_their_numbers_there(tmp_path: Path) -> None:
+    masks, margins = problem(40, 12, 3)
+    margins[7, 1] = np.inf
+    np.save(tmp_path / "margins.npy", margins)
+    index = np.arange(5, 35, 2)
+    stored = np.load(tmp_path / "margins.npy", mmap_mode="r")
+    with pytest.raises(InputError, match=rf"{tmp_path}/margins.npy: 1 values are NaN or infinite, in row 7; retrain"):
+        fit_datamodels(RowView(masks, index), RowView(stored, index))

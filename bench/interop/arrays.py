@@ -162,7 +162,7 @@ class Masks:
             self.odd_size = int(kept[odd][0])
         self.odd.add(start, odd)
         for row, bits in enumerate(np.packbits(chunk, axis=1), start):
-            self.digests[row] = np.frombuffer(hashlib.blake2b(bits, digest_size=16).digest(), np.uint64)
+            self.digests[row] = np.frombuffer(hashlib.blake2b(bits.tobytes(), digest_size=16).digest(), np.uint64)
 
     def check(self) -> None:
         """Refuse the file.
@@ -171,7 +171,7 @@ class Masks:
             InputError: a row is not 0/1, keeps too few or too many, or all of them together do.
         """
         if self.not_bool.count:
-            raise InputError(f"{self.path}: {self.not_bool} hold bytes other than 0 and 1: the file is damaged")
+            raise InputError(f"{self.path}: {self.not_bool} with bytes other than 0 and 1: the file is damaged")
         share = self.kept / (self.n_rows * self.n_train)
         sigma = np.sqrt(self.alpha * (1 - self.alpha) / (self.n_rows * self.n_train))
         if abs(share - self.alpha) > _MEAN_SIGMAS * sigma + _SLACK:

@@ -189,6 +189,7 @@ def lasso_paths(
     Cv: Array,
     yv: Array,
     patience: int,
+    last: bool,
     W: Array,
     loss: Array,
     best: Array,
@@ -209,9 +210,10 @@ def lasso_paths(
         Cv: as `C` for held-out rows.
         yv: as `yy` for held-out rows.
         patience: stop a path after this many λs without a smaller held-out loss.
+        last: hand back the last solution, not the one of least held-out loss.
         W: `[T, n]` in: the start; out: the solution at the chosen λ.
         loss: float64 `[T, K]` out: held-out loss, infinite where the path stopped before.
-        best: int64 `[T]` out: index of the chosen λ.
+        best: int64 `[T]` out: index of the λ of least held-out loss, where held-out moments are given.
         sweeps: int64 `[T]` out: coordinate descent cycles spent.
         path: `[T, K, n]` out: the solution at every λ that the path reaches; `[T, 0, 0]` for none.
     """
@@ -286,11 +288,10 @@ def lasso_paths(
                 if loss[t, k] < loss[t, best[t]] or k == 0:
                     best[t] = k
                     waited = 0
-            if not choose or waited == 0:
+            if not choose or last or waited == 0:
                 for i in range(n):
                     W[t, i] = 0
                 for p in range(size):
                     W[t, active[p]] = weight[p]
-                best[t] = k
             if waited >= patience:
                 break
