@@ -396,7 +396,7 @@ BAD: dict[str, tuple[str, Callable[[Array], Array], tuple[str, ...]]] = {
         lambda x: put(put(x, 45, x[3]), 33, x[2]),
         ("tune row 33", "fit row 2 (and 1 more", "must not"),
     ),
-    "not bool": ("masks", lambda x: put(x.view(np.uint8), (5, 1), 7).view(bool), ("row 5 hold bytes other",)),
+    "not bool": ("masks", lambda x: put(x.view(np.uint8), (5, 1), 7).view(bool), ("row 5 with bytes other",)),
 }
 
 

@@ -257,7 +257,7 @@ def test_bad_block_is_named_and_trained_anew(
     assert cli.main(["verify", str(folder)]) == 1
     told = capsys.readouterr()
     assert BLOCKS[1] in told.out
-    assert "1 faults" in told.err
+    assert "1 fault;" in told.err
 
     assert make(toy_request, folder, Progress()) is not None
     told = capsys.readouterr()
