@@ -67,8 +67,6 @@ def solve(
         before = np.where(weight.any(1), lams[:, 0], np.maximum(largest, lams[:, 0]))
     else:
         before = before / unit
-    made = np.zeros_like(weight)
-    np.divide(weight, unit[:, None], out=made, casting="same_kind")
     losses = np.full((T, K), np.inf)
     best = np.zeros(T, np.int64)
     sweeps = np.zeros(T, np.int64)
@@ -87,7 +85,8 @@ def solve(
             yv[b],
             K if last else patience,
             last,
-            made[b],
+            unit[b],
+            weight[b],
             losses[b],
             best[b],
             sweeps[b],
@@ -95,9 +94,6 @@ def solve(
         )
 
     in_threads(work, (slice(t, min(t + _BLOCK, T)) for t in range(0, T, _BLOCK)), threads)
-    np.multiply(made, unit[:, None], out=weight, casting="same_kind")
-    if path is not None:
-        np.multiply(path, unit[:, None, None], out=path, casting="same_kind")
     losses *= unit[:, None] ** 2
     return losses
 

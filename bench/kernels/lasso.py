@@ -190,6 +190,7 @@ def lasso_paths(
     yv: Array,
     patience: int,
     last: bool,
+    unit: Array,
     W: Array,
     loss: Array,
     best: Array,
@@ -211,6 +212,7 @@ def lasso_paths(
         yv: as `yy` for held-out rows.
         patience: stop a path after this many λs without a smaller held-out loss.
         last: hand back the last solution, not the one of least held-out loss.
+        unit: float64 `[T]`, by which margins are divided in all of these, and weights multiplied in `W` and `path`.
         W: `[T, n]` in: the start; out: the solution at the chosen λ.
         loss: float64 `[T, K]` out: held-out loss, infinite where the path stopped before.
         best: int64 `[T]` out: index of the λ of least held-out loss, where held-out moments are given.
@@ -236,7 +238,7 @@ def lasso_paths(
             inside[i] = W[t, i] != 0
             if inside[i]:
                 active[size] = i
-                weight[size] = W[t, i]
+                weight[size] = W[t, i] / unit[t]
                 size += 1
         _refresh(G, start, active, weight, size, c)
         S = _gather(G, S, active, zero, size)
@@ -281,7 +283,7 @@ def lasso_paths(
             if path.shape[1] > 0:
                 path[t, k, :] = 0
                 for p in range(size):
-                    path[t, k, active[p]] = weight[p]
+                    path[t, k, active[p]] = weight[p] * unit[t]
             if choose:
                 loss[t, k] = _held_out(Gv, Cv[t], yv[t], active, weight, size, product)
                 waited += 1
@@ -292,6 +294,6 @@ def lasso_paths(
                 for i in range(n):
                     W[t, i] = 0
                 for p in range(size):
-                    W[t, active[p]] = weight[p]
+                    W[t, active[p]] = weight[p] * unit[t]
             if waited >= patience:
                 break
