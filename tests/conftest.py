@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -9,13 +10,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bench import store
+from bench import cli, store
 from bench.datasets import Architecture, Data, Dataset, Recipe, Setting
 from bench.files import Files
 from bench.launch import Request
 from bench.progress import Progress
 from bench.store import GroundTruth
 from bench.subsets import Plan
+
+Main = Callable[..., tuple[int, str, str]]
 
 
 class Toy(Dataset):
@@ -78,3 +81,21 @@ def same_store() -> Callable[[Path, Path], None]:
         assert store.verify(one) == store.verify(other) == []
 
     return check
+
+
+@pytest.fixture
+def main(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
+    """Call the command line in a fresh folder; gives the exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", ["pytest", "not", "these"])
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = cli.main(arguments)
+        except SystemExit as ended:  # argparse
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return call

@@ -12,29 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import cli
-
 Array = NDArray[Any]
 Main = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "torchvision", "numpy", "scipy", "pandas", "numba", "sklearn", "matplotlib", "boto3")
-
-
-@pytest.fixture
-def main(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
-    """Call the command line in a fresh folder; gives the exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sys, "argv", ["pytest", "not", "these"])
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(arguments)
-        except SystemExit as ended:  # argparse
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def refused(found: tuple[int, str, str], *words: str) -> None:

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bench import cli, curve, curve_tables, hashing, means
+from bench import curve, curve_tables, hashing, means
 from bench.curve import Curve, Point, datamodels_curve
 from bench.errors import BenchError, EvalRowError, InputError
 from bench.lasso import fit_datamodels
@@ -401,15 +401,9 @@ Main = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def main(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
+def main(main: Main) -> Main:
     """Call `bench datamodels-curve` beside the store; gives the exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        return cli.main(["datamodels-curve", *arguments]), *capsys.readouterr()
-
-    return call
+    return lambda *arguments: main("datamodels-curve", *arguments)
 
 
 def test_command_line(store: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:

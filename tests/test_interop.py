@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import spearmanr
 
-from bench import cli, hashing, lds
+from bench import hashing, lds
 from bench.interop import FORMATS, arrays, layout, release_import
 from bench.launch import Request, make
 from bench.progress import Progress
@@ -25,22 +25,6 @@ Main = Callable[..., tuple[int, str, str]]
 
 M, N, T, C = 60, 12, 5, 3  # models, training examples, test targets, classes
 ROLES = ("--eval-rows", "last:20", "--tune-rows", "8")
-
-
-@pytest.fixture
-def main(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
-    """Call the command line in a fresh folder; gives the exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = cli.main(arguments)
-        except SystemExit as ended:  # argparse
-            code = int(ended.code or 0)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def refused(found: tuple[int, str, str], *words: str) -> None:
