@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.gram_torch import Gram, tf32
+from bench.gram_torch import Gram, slices, tf32
 
 _EVERY = 3  # iterations between looks at the gap
 _FAST = 60  # iterations in TF32 at most: what needs more feels its rounding
@@ -331,7 +331,8 @@ def working_sets(
         and the rows of the other targets, as many at a time as fit. Targets with empty sets are in neither.
     """
     k, N = inside.shape
-    sizes = inside.sum(1)
+    # In blocks: a sum of bools converts all of them to int64 first.
+    sizes = torch.cat([inside[rows].sum(1) for rows in slices(k, 2**24 // N)])
     order = torch.argsort(sizes, descending=True, stable=True)
     falling = -sizes[order].cpu().numpy()  # the one time that the device is waited for
     # A matrix of its own is worth it where reading it takes less time than 2N² operations, or than a share in reading

@@ -46,7 +46,10 @@ def fit(
     from bench import lasso_torch
 
     both = isinstance(design.masks, torch.Tensor) and isinstance(design.margins, torch.Tensor)
-    if both and design.masks.device == device == design.margins.device:
+    there = design.masks.device if both and design.masks.device == design.margins.device else None
+    # A device without a number means any of its type.
+    if there is not None and there.type == device.type and device.index in (None, there.index):
+        device = there
         source: lasso_torch.Source = lasso_torch.TensorSource(design.masks, design.margins)
     else:
         source = lasso_torch.HostSource(design.masks, design.margins, device)

@@ -1,7 +1,8 @@
 """LASSO datamodels on a device: what `bench.lasso` does, in torch, for many train examples and targets.
 
-One pass over the rows gives the moments of all rows and of the held-out ones (`bench.gram_torch`). Targets then go down
-their paths in slabs that fit the device (`bench.descent_torch`), and after all paths through the refit on all rows.
+One pass over the rows gives the moments of all rows and of the held-out ones (`bench.moments_torch`). Targets then go
+down their paths in slabs that fit the device (`bench.descent_torch`), in units near their standard deviations, and
+after all paths through the refit on all rows.
 Certificates are computed in float64 from the exact counts and the rounded weights, with none of the solver's numbers;
 a target that they find short of `tol` is taken up again with those same numbers.
 
@@ -12,10 +13,10 @@ target of a slab.
 
 Floors at m = 300,000, N = 50,000, T = 10,000 on a GPU of 1,000 int8 TOPS, 400 TF32 and 55 float64 TFLOPS, 3.3 TB/s
 (derived from those rates, not measured): counts, mN² operations on and above the diagonal, 0.75 s, and 0.2 s to add
-them up; cross products, 4mNT operations in TF32, 1.5 s; one update of all gradients, 2N²T operations, 0.13 s in TF32;
-working sets of 500 examples, 0.03 s to gather (a 32-byte sector per entry) and 3 ms per iteration; the certificate,
-2N²T operations in float64, 0.9 s. So a λ has its floor near 0.2 s, 100 of them near 20 s, and all is about half a
-minute beside making or reading the rows.
+them up; cross products, 6mNT operations in int8, 0.9 s, and 0.02 s per chunk and part to add them up; one update of all
+gradients, 2N²T operations, 0.13 s in TF32; working sets of 500 examples, 0.03 s to gather (a 32-byte sector per entry)
+and 3 ms per iteration; the certificate, 2N²T operations in float64, 0.9 s. So a λ has its floor near 0.2 s, 100 of them
+near 20 s, and all is about half a minute beside making or reading the rows.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ from bench.gram_torch import (
     held_cross,
     held_gram,
     means,
-    moments,
     padded,
     slices,
+    units,
     variances,
 )
 from bench.lasso_solver import settled
+from bench.moments_torch import moments
+from bench.slabs_torch import in_slabs
 from bench.sources_torch import HostSource, Source, TensorSource, chunk_rows
 
 __all__ = ["HostSource", "Solution", "Source", "TensorSource", "fit"]
@@ -61,7 +64,6 @@ _FLOAT32_TOL = 3e-5  # gaps below this need float64 in the solver and in the wei
 _TF32_TOL = 3e-4  # and gaps below this full float32
 _ROUGH = 0.1  # tolerance on the way to a λ
 _POLISH = 3  # times that targets short of tol are taken up again
-_HOST_BUDGET = 2**27  # bytes beside a slab on the host; more would leave its caches
 _COLD = 6  # penalties on the way to one that nothing is warm for
 
 
@@ -112,6 +114,9 @@ class _Task:
     limit: int
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def in_slabs(self, work: Callable[[slice, int], None]) -> None:
+        in_slabs(work, self.source.T, padded(self.source.n), self.dtype, self.device, self.slab)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -150,7 +155,8 @@ def fit(
         n_parts: 1 for a validation split, K for K-fold cross-validation; not used where `lam` is given.
         n_lambdas: penalties on the path.
         min_ratio: last penalty / first penalty.
-        patience: a target's path stops after this many penalties without a better held-out error.
+        patience: a target's path stops after this many penalties without a better held-out error. With more parts than
+            one, where their sum stops is not known on the way: paths are gone down in full, and the choice stops there.
         tol: relative duality gap to reach; below 3e-5 all is done in float64.
         lam: penalties `[T]`, instead of choosing.
         debias: replace the weights by those of least squares on their support.
@@ -184,7 +190,7 @@ def fit(
         loss = null = torch.full_like(chosen, torch.nan)
     with task.phase("refit"):
         last = _Refit(task, every, chosen, debias)
-        _in_slabs(task, partial(last.run, weight))
+        task.in_slabs(partial(last.run, weight))
         judged = last.judged
         bias = last.own.y + every.shift
         for rows in slices(source.T, 2**25 // weight.shape[1]):
@@ -249,7 +255,7 @@ def _paths(
         with task.phase("paths"):
             while helds:
                 path = _Path(task, every, helds.pop(0), lam_max[:, None] * ratios, alone)
-                _in_slabs(task, partial(path.run, weight, total, null))
+                task.in_slabs(partial(path.run, weight, total, null))
                 share += path.share
                 del path
     assert every is not None  # n_parts is at least 1
@@ -270,12 +276,14 @@ class _Path:
 
     def run(self, weight: Tensor, total: Tensor, null: Tensor, rows: slice, budget: int) -> None:
         """Take some targets down their paths: `weight` becomes their best λ's; `total`, `null` grow."""
-        task, lams = self.task, self.grid[rows]
+        task = self.task
+        unit = units(self.every, self.out, self.own, rows)
+        lams = self.grid[rows] / unit[:, None]
         tol = min(_PATH_TOL * task.tol, 0.1)
         fast = tol >= _TF32_TOL
         k, K = lams.shape
-        C, yy = fitted_cross(self.every, self.out, self.own, rows, task.dtype)
-        Ch, yh = held_cross(self.out, self.s, self.own, rows, task.dtype)
+        C, yy = fitted_cross(self.every, self.out, self.own, rows, task.dtype, unit)
+        Ch, yh = held_cross(self.out, self.s, self.own, rows, task.dtype, unit)
         spread = yh
         before = torch.maximum(greatest(C), lams[:, 0])
         slab = Slab(self.fitted, C, yy, torch.zeros_like(C), fast, budget)
@@ -302,8 +310,9 @@ class _Path:
             if len(stay) < len(live):
                 slab.keep(stay)
                 live, before, waited, Ch, yh = live[stay], before[stay], waited[stay], Ch[stay], yh[stay]
-        total[rows] += losses * self.share
-        null[rows] += spread * self.share
+        best.mul_(unit.to(best.dtype)[:, None])
+        total[rows] += losses * (unit**2 * self.share)[:, None]
+        null[rows] += spread * (unit**2 * self.share)
 
 
 @dataclass(frozen=True)
@@ -329,22 +338,26 @@ class _Refit:
         """Solve some targets from `weight`, which becomes the solution, and certify it."""
         task, lam = self.task, self.lam[rows]
         targets = torch.arange(rows.start, rows.stop, device=lam.device)
-        C, yy = fitted_cross(self.every, None, self.own, rows, task.dtype)
+        unit = units(self.every, None, self.own, rows)
+        C, yy = fitted_cross(self.every, None, self.own, rows, task.dtype, unit)
         # What still changes in the weights is small, and so is what TF32 does to it.
-        slab = Slab(self.gram, C, yy, weight[rows].clone(), task.dtype == torch.float32, budget)
-        del C
+        start = weight[rows] / unit.to(weight.dtype).clamp_(min=torch.finfo(weight.dtype).tiny)[:, None]
+        slab = Slab(self.gram, C, yy, start, task.dtype == torch.float32, budget)
+        del C, start
         self.judged.gap[rows] = torch.inf
-        slab.solve(lam, self._approach(slab, lam, self.judged.lam_max[rows]), task.tol, task.limit)
-        self._certify(slab, targets, lam, weight, budget)
+        scaled = lam / unit
+        slab.solve(scaled, self._approach(slab, scaled, self.judged.lam_max[rows] / unit), task.tol, task.limit)
+        W, R = slab.W.mul_(unit.to(slab.W.dtype)[:, None]), slab.R
+        del slab
+        self._certify(W, R, targets, lam, weight, budget)
         for _ in range(_POLISH):
             short = (self.judged.gap[targets] > task.tol).nonzero()[:, 0]
             if not len(short):
                 break
-            slab.keep(short)
-            targets, lam = targets[short], lam[short]
-            improve(self.every, self.own, slab.W, slab.R, targets, lam, task.tol, task.limit, budget)
-            self._certify(slab, targets, lam, weight, budget)
-        del slab
+            W, R, targets, lam = W[short], R[short], targets[short], lam[short]
+            improve(self.every, self.own, W, R, targets, lam, task.tol, task.limit, budget)
+            self._certify(W, R, targets, lam, weight, budget)
+        del W, R
         if self.debias:
             targets = torch.arange(rows.start, rows.stop, device=lam.device)
             self.judged.refit_kkt[rows] = least_squares.refit(self.every, self.own, weight[rows], targets, budget)
@@ -365,38 +378,10 @@ class _Refit:
                 before = penalty
         return before
 
-    def _certify(self, slab: Slab, targets: Tensor, lam: Tensor, weight: Tensor, budget: int) -> None:
-        """Certify weights, and keep them where they are the best so far; the slab's gradient becomes the certified."""
-        gap, kkt = certify(self.every, self.own, slab.W, targets, lam, budget, slab.R)
+    def _certify(self, W: Tensor, R: Tensor, targets: Tensor, lam: Tensor, weight: Tensor, budget: int) -> None:
+        """Certify weights, and keep them where they are the best so far; `R` becomes their gradient."""
+        gap, kkt = certify(self.every, self.own, W, targets, lam, budget, R)
         better = (gap < self.judged.gap[targets]).nonzero()[:, 0]
         at = targets[better]
-        weight[at] = slab.W[better]
+        weight[at] = W[better]
         self.judged.gap[at], self.judged.kkt[at] = gap[better], kkt[better]
-
-
-def _in_slabs(task: _Task, work: Callable[[slice, int], None]) -> None:
-    """Run `work` on slabs of targets; where memory runs out, the slab is halved and only its targets are done again.
-
-    `work` takes the targets and the bytes that it may use beside its state.
-    """
-    T, N = task.source.T, padded(task.source.n)
-    if task.device.type == "cuda":
-        free = memory.free(task.device)
-        budget = max(2**27, min(2**32, free // 6))
-        state = free - 2 * budget
-    else:
-        budget, state = _HOST_BUDGET, 8 * _HOST_BUDGET
-    size = task.slab or max(1, state // (N * (8 * task.dtype.itemsize + 4)))
-    first = 0
-    while first < T:
-        try:
-            work(slice(first, min(first + size, T)), budget)
-        except (RuntimeError, MemoryError) as error:
-            if not memory.ran_out(error) or size == 1:
-                raise
-        else:
-            first += size
-            continue
-        # Outside the handler: the error holds what was allocated.
-        size, budget = max(1, min(size, T - first) // 2), max(min(2**27, budget), budget // 2)
-        memory.release()

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.errors import InputError
+from bench.gram import on_host
 
 _MOST_ROWS = 32_768  # of a chunk: adding a block of counts then takes a fraction of its product
+_HOST_BYTES = 2**29  # of a chunk on the host; two are pinned
 
 
 class Source(Protocol):
@@ -39,7 +41,11 @@ class Source(Protocol):
 
 
 def chunk_rows(source: Source, budget: int) -> int:
-    """Rows of a chunk whose copies on the device fit in `budget` bytes."""
+    """Rows of a chunk whose copies on the device fit in `budget` bytes, but for blocks of a few hundred MB.
+
+    Of masks: a chunk worked on and one on its way, its rows of one part, and those transposed. Of margins: both chunks,
+    and what is multiplied, all in float64.
+    """
     return int(np.clip(budget // (4 * source.n + 24 * source.T), 64, _MOST_ROWS))
 
 
@@ -53,7 +59,7 @@ class TensorSource:
 
     def __init__(self, masks: Tensor, margins: Tensor):
         self.m, self.n, self.T = _shapes(tuple(masks.shape), tuple(margins.shape))
-        self.masks, self.margins = masks, margins
+        self.masks, self.margins = masks.detach(), margins.detach()
 
     def chunks(self, step: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """See `Source`."""
@@ -63,7 +69,7 @@ class TensorSource:
 
 
 class HostSource:
-    """Rows of arrays or memmaps on the host.
+    """Rows of arrays or memmaps on the host, or of tensors wherever they are.
 
     A thread reads a chunk and copies it to the device while the chunk before is worked on. To a CUDA device the copies
     go through two pairs of pinned buffers, on a stream of their own.
@@ -81,6 +87,7 @@ class HostSource:
 
     def chunks(self, step: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """See `Source`."""
+        step = max(1, min(step, _HOST_BYTES // self._row_bytes()))
         parts = [slice(first, min(first + step, self.m)) for first in range(0, self.m, step)]
         read = self._read if self.device.type != "cuda" else _Pinned(self, min(step, self.m))
         with ThreadPoolExecutor(1) as thread:
@@ -97,6 +104,9 @@ class HostSource:
                     margins.record_stream(here)
                 yield rows, masks, margins
 
+    def _row_bytes(self) -> int:
+        return sum(on_host(given[:1]).nbytes for given in (self.masks, self.margins))
+
     def _read(self, rows: slice) -> tuple[Tensor, Tensor, None]:
         masks, margins = self.host(rows)
         return torch.from_numpy(masks).to(self.device), torch.from_numpy(margins).to(self.device), None
@@ -107,7 +117,7 @@ class HostSource:
         Raises:
             InputError: masks other than 0/1, margins that are no real numbers.
         """
-        masks, margins = np.array(self.masks[rows]), np.array(self.margins[rows])
+        masks, margins = np.array(on_host(self.masks[rows])), np.array(on_host(self.margins[rows]))
         if masks.dtype == np.bool_:
             masks = masks.view(np.uint8)
         else:

@@ -38,7 +38,7 @@ def pick_device(name: str) -> torch.device:
     """`auto` (CUDA where there is one), `cpu` or `cuda[:n]`.
 
     Raises:
-        BenchError: an unknown device, or CUDA where there is none.
+        BenchError: an unknown device, CUDA where there is none, or a number that no device has.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,6 +50,9 @@ def pick_device(name: str) -> torch.device:
         raise BenchError(f"--device is {name!r}: use auto, cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BenchError("--device is cuda, and torch sees no CUDA device here: use --device cpu")
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise BenchError(f"--device is {name}, and torch sees none above cuda:{last} here: use --device cuda:{last}")
     return device
 
 

@@ -13,6 +13,21 @@ from bench.errors import BenchError
 from bench.gram import Design
 from bench.held_out import held_out
 from bench.lasso import Datamodels, fit_datamodels
+from bench.sources_torch import HostSource
+
+
+class _Placed(torch.Tensor):
+    """A tensor that says that it is on some device."""
+
+    @staticmethod
+    def __new__(cls, device: str) -> "_Placed":
+        made: _Placed = torch.Tensor._make_wrapper_subclass(cls, (20, 2), device=torch.device(device))
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, _: Any, __: Any, arguments: Any = (), ___: Any = None) -> Any:
+        return arguments[0]  # detached
+
 
 TOL = 1e-10  # at a rougher one, neighbouring penalties of a flat valley may be chosen
 
@@ -76,7 +91,48 @@ def test_an_unknown_device_is_named() -> None:
     assert lasso_device.pick("cpu", margins) is lasso_device.pick(None, margins) is None
 
 
+def test_a_device_without_a_number_is_the_one_of_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on one device, and to be solved there, is not copied; all else goes through the host."""
+
+    class ChosenError(Exception):
+        pass
+
+    def chosen(source: Any, *_: Any, device: torch.device, **__: Any) -> None:
+        raise ChosenError(type(source).__name__, str(device))
+
+    monkeypatch.setattr("bench.lasso_torch.fit", chosen)
+
+    def choice(masks_on: str, margins_on: str, device: str) -> Any:
+        design = object.__new__(Design)
+        design.masks, design.margins = _Placed(masks_on), _Placed(margins_on)
+        design.m, design.n, design.T = 20, 5, 2
+        with pytest.raises(ChosenError) as raised:
+            lasso_device.fit(design, [], torch.device(device), 10, 0.1, 3, TOL, np.ones(2), False)
+        return raised.value.args
+
+    assert choice("cuda:0", "cuda:0", "cuda") == ("TensorSource", "cuda:0")
+    assert choice("cuda:1", "cuda:1", "cuda") == ("TensorSource", "cuda:1")
+    assert choice("cuda:1", "cuda:1", "cuda:1") == ("TensorSource", "cuda:1")
+    assert choice("cuda:0", "cuda:0", "cuda:1") == ("HostSource", "cuda:1")
+    assert choice("cuda:0", "cuda:1", "cuda") == ("HostSource", "cuda")
+    assert choice("cpu", "cuda:0", "cuda:0") == ("HostSource", "cuda:0")
+    assert choice("cpu", "cpu", "cuda") == ("HostSource", "cuda")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_are_read_through_the_host(dtype: torch.dtype) -> None:
+    """As those of another device are: with a gradient, in a dtype that numpy lacks."""
+    masks, margins = problem()
+    tensor = torch.from_numpy(margins).to(dtype).requires_grad_()
+    ((_, kept, read),) = HostSource(torch.from_numpy(masks), tensor).chunks(1000)
+    np.testing.assert_array_equal(kept.numpy(), masks)
+    assert torch.equal(read, tensor.detach().float())
+    made = through_torch(torch.from_numpy(masks), tensor)
+    assert_same(made, fit_datamodels(masks, tensor.detach().float().numpy(), tol=TOL))
+
+
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("folds", [0, 3])
 def test_the_same_on_cuda(folds: int) -> None:
     masks, margins = problem(3000, 400, 50)
@@ -84,3 +140,6 @@ def test_the_same_on_cuda(folds: int) -> None:
     assert_same(fit_datamodels(masks, margins, folds=folds, device="cuda", tol=TOL), on_cpu)
     there = torch.from_numpy(masks).cuda(), torch.from_numpy(margins).cuda()
     assert_same(fit_datamodels(*there, folds=folds, tol=TOL), on_cpu)
+    assert_same(fit_datamodels(*there, folds=folds, device="cuda", tol=TOL), on_cpu)
+    assert_same(fit_datamodels(there[0], margins, folds=folds, device="cuda", tol=TOL), on_cpu)
+    assert_same(fit_datamodels(masks, there[1], folds=folds, tol=TOL), on_cpu)

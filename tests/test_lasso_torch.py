@@ -1,5 +1,7 @@
 """Datamodel fits in torch against scikit-learn, the CPU's solver, the optimality conditions and brute force."""
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import Lasso
 
-from bench import gram_torch, lasso_torch, memory
+from bench import gram_torch, lasso_torch, memory, moments_torch, slabs_torch, sources_torch
 from bench.certificate_torch import certify, improve
 from bench.descent_torch import Slab
 from bench.errors import BenchError, InputError
-from bench.gram_torch import Gram, means, moments
+from bench.gram_torch import Gram, exact_gather, fitted_gram, means
 from bench.lasso import fit_datamodels
 from bench.lasso_torch import HostSource, Solution, TensorSource, fit
+from bench.moments_torch import moments
 
 Array = NDArray[Any]
 OPTIONS: dict[str, Any] = {"n_lambdas": 12, "min_ratio": 0.01, "patience": 12, "tol": 1e-4, "device": "cpu"}
@@ -63,15 +66,19 @@ def largest_penalty(masks: Array, margins: Array) -> Array:
 
 @pytest.fixture
 def tiny_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram_torch, "_BLOCK", 32)
+    monkeypatch.setattr(moments_torch, "_BLOCK", 32)
+    monkeypatch.setattr(moments_torch, "_WIDE", 32)
+    monkeypatch.setattr(moments_torch, "_ENTRIES", 1000)
+    monkeypatch.setattr(moments_torch, "_ROWS", 50)
     monkeypatch.setattr(gram_torch, "_WIDE", 7)
+    monkeypatch.setattr(gram_torch, "_GATHERED", 30)
 
 
 @pytest.fixture(params=["gathered", "whole"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Matrices gathered for each target (few targets), or products with the whole Gram (no memory to gather in)."""
     if request.param == "whole":
-        monkeypatch.setattr(lasso_torch, "_HOST_BUDGET", 1)
+        monkeypatch.setattr(slabs_torch, "_HOST_BUDGET", 1)
     return str(request.param)
 
 
@@ -80,8 +87,8 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.usefixtures("tiny_blocks")
 def test_moments_are_exact(m: int, n: int, chunk: int, units: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts of all rows and of parts, at ragged shapes, from the layout that int8 units take and from floats."""
-    monkeypatch.setattr(gram_torch, "_multiplies_integers", lambda _: units == "int8")
-    masks, margins = problem(m, n, 9, seed=m)
+    monkeypatch.setattr(moments_torch, "_multiplies_integers", lambda _: units == "int8")
+    masks, margins = problem(m, n, 40, seed=m)
     part = np.random.default_rng(m).integers(-1, 3, m)
     wanted = [p for p in range(3) if (part == p).any()]
     every, parts = moments(source(masks, margins), part, wanted, torch.float32, chunk)
@@ -97,8 +104,10 @@ def test_moments_are_exact(m: int, n: int, chunk: int, units: str, monkeypatch: 
         np.testing.assert_allclose(got.square.numpy(), (Y**2).sum(0), rtol=1e-5)
 
 
-def test_cross_products_are_those_of_float64() -> None:
+@pytest.mark.parametrize("units", ["int8", "float32"])
+def test_cross_products_are_those_of_float64(units: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where margins lie far from the first row's: a chunk's mean goes through float64."""
+    monkeypatch.setattr(moments_torch, "_multiplies_integers", lambda _: units == "int8")
     masks, margins = problem(3000, 40, 5)
     margins += 1000 * (np.arange(3000) > 10)[:, None]
     exact = (margins.astype(np.float64) - margins[0]).T @ masks
@@ -107,12 +116,108 @@ def test_cross_products_are_those_of_float64() -> None:
         np.testing.assert_allclose(every.cross[:, :40].numpy(), exact, rtol=close)
 
 
-def test_splitting_loses_no_bit() -> None:
-    y = torch.from_numpy(np.random.default_rng(0).standard_normal(1000).astype(np.float32) * 1e3)
-    high, low = gram_torch._split(y)
-    assert torch.equal(high + low, y)
-    assert not (high.view(torch.int32) & 0x1FFF).any()
-    assert (low.abs() <= y.abs() / 2**11).all()
+@pytest.mark.parametrize(("units", "close"), [("int8", 3e-8), ("float32", 1e-6)])
+def test_cross_products_are_off_by_what_is_said(units: str, close: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one example that explains a whole target, of weak ones, and at any scale; in one chunk of 8192 rows."""
+    monkeypatch.setattr(moments_torch, "_multiplies_integers", lambda _: units == "int8")
+    rng = np.random.default_rng(0)
+    masks = rng.random((8192, 40)) < 0.5
+    margins = np.column_stack([np.pi * masks[:, 0], rng.standard_normal((8192, 3))]) * [1, 1, 1e25, 1e-30]
+    margins = margins.astype(np.float32)
+    centred = margins.astype(np.float64) - margins.astype(np.float64).mean(0)
+    every, _ = moments(source(masks, margins), np.zeros(8192, np.int64), [0], torch.float32, 8192)
+    own = means(every)
+    C = gram_torch.fitted_cross(every, None, own, slice(0, 4))[0][:, :40].numpy()
+    off = np.abs(C - centred.T @ (masks - masks.mean(0)) / 8192).max(1)
+    assert (off <= close * centred.std(0)).all()
+
+
+def test_digits_lose_nothing() -> None:
+    largest = moments_torch._LARGEST
+    rng = np.random.default_rng(0)
+    whole = np.concatenate([rng.integers(-largest, largest + 1, 5000), [-largest, largest, 0, 127, 128, -128, -129]])
+    high, middle, low = moments_torch._digits(torch.from_numpy(whole[None] + rng.uniform(-0.4, 0.4, whole.shape)))
+    np.testing.assert_array_equal((65536 * high.long() + 256 * middle.long() + low.long())[0].numpy(), whole)
+
+
+PRECISION = """
+import os, sys, torch
+from bench.gram_torch import tf32
+matmul = torch.backends.cuda.matmul
+new = hasattr(matmul, "fp32_precision")
+now = lambda: matmul.fp32_precision if new else matmul.allow_tf32
+for setting in sys.argv[1:]:
+    if "fp32_precision" in setting and not new:
+        continue
+    child = os.fork()
+    if child:
+        assert os.waitpid(child, 0)[1] == 0, setting
+        continue
+    code = 1
+    try:
+        exec(setting)
+        before = now()
+        for on in (True, False):
+            inside = ("tf32" if on else "ieee") if new else on
+            with tf32(on):
+                assert now() == inside, now()
+                with tf32(not on):
+                    assert now() != inside, now()
+                assert now() == inside, now()
+            assert now() == before, (now(), before)
+        if "backends.fp32_precision" in setting:
+            torch.backends.fp32_precision = other = "ieee" if before == "tf32" else "tf32"
+            assert now() == other, now()
+        code = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+"""
+
+
+def test_the_users_precision_is_given_back() -> None:
+    """Wherever it was set, and still in force; each in a process of its own, as some cannot be taken back."""
+    settings = [f"torch.set_float32_matmul_precision('{name}')" for name in ("medium", "high", "highest")]
+    settings += [
+        f"torch.backends.{where}fp32_precision = '{name}'"
+        for where in ("", "cuda.matmul.")
+        for name in ("tf32", "ieee")
+    ]
+    settings += ["pass", "torch.backends.cuda.matmul.allow_tf32 = True"]
+    made = subprocess.run([sys.executable, "-c", PRECISION, *settings], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+
+
+@pytest.mark.usefixtures("tiny_blocks")
+def test_gathered_parts_are_those_of_the_matrix() -> None:
+    masks, margins = problem(50, 40, 2)
+    every, _ = moments(source(masks, margins), np.zeros(50, np.int64), [0], torch.float64, 64)
+    index = torch.stack([torch.from_numpy(np.random.default_rng(i).permutation(40)[:8]) for i in range(5)])
+    exact = np.cov(masks.T, bias=True)[index[:, :, None], index[:, None, :]]
+    for found in (fitted_gram(every, None, torch.float64).gather(index), exact_gather(every, index)):
+        np.testing.assert_allclose(found.numpy(), exact, atol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+@pytest.mark.parametrize("folds", [0, 3])
+def test_margins_of_any_scale(scale: float, folds: int) -> None:
+    masks, margins = problem(300, 40, 4)
+    part = split(300, folds=folds)
+    one = solve(masks, margins, part, max(folds, 1), debias=True)
+    found = solve(masks, (margins.astype(np.float64) * scale).astype(np.float32), part, max(folds, 1), debias=True)
+    assert found.gap.max() <= 1e-4
+    assert found.refit_kkt is not None
+    assert found.refit_kkt.max() <= 1e-5
+    for name, unit in (("lam", scale), ("lam_max", scale), ("bias", scale), ("loss", scale**2), ("null", scale**2)):
+        np.testing.assert_allclose(getattr(found, name) / unit, getattr(one, name), rtol=1e-4, err_msg=name)
+    np.testing.assert_allclose(found.weight / scale, one.weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-60])
+def test_weights_that_float32_cannot_hold_have_not_converged(scale: float) -> None:
+    masks, margins = problem(300, 40, 4)
+    found = solve(masks, margins.astype(np.float64) * scale)
+    assert (found.gap > 1e-4).all()
 
 
 @pytest.mark.parametrize(("m", "n"), [(300, 40), (60, 90), (130, 1)])
@@ -160,7 +265,7 @@ def test_certificate_is_true(m: int, n: int, alpha: float, ratio: float, seed: i
         gap = 0.5 * (r @ r) / m + lam[t] * np.abs(w).sum() - (s * (r @ y) - 0.5 * s * s * (r @ r)) / m
         assert found.gap[t] == pytest.approx(gap / null, abs=1e-6)
         off = np.where(w != 0, np.abs(g - lam[t] * np.sign(w)), np.maximum(np.abs(g) - lam[t], 0))
-        rounding = 3e-6 * np.sqrt(2 * null) / scale[t]  # of Xᵀy in two terms of 11 bits
+        rounding = 3e-6 * np.sqrt(2 * null) / scale[t]  # of Xᵀy in float32
         assert found.kkt[t] == pytest.approx(off.max() / scale[t], abs=1e-6 + rounding)
         reference = sklearn_lasso(masks, margins[:, t], lam[t], 1e-10)
         best = y - X @ reference.coef_
@@ -245,6 +350,27 @@ def test_one_target_that_does_not_fit_is_an_error(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Slab, "solve", never)
     with pytest.raises(torch.OutOfMemoryError):
         solve(*problem(50, 10, 3))
+
+
+def test_a_target_alone_is_tried_in_less_memory_before_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slabs_torch, "_HOST_BUDGET", 2**30)
+    tried = []
+
+    def work(rows: slice, budget: int) -> None:
+        tried.append((rows.stop - rows.start, budget))
+        if budget > 2**28:
+            raise torch.OutOfMemoryError("no room")
+
+    slabs_torch.in_slabs(work, 2, 32, torch.float32, torch.device("cpu"), 1)
+    assert tried == [(1, 2**30), (1, 2**29), (1, 2**28), (1, 2**28)]
+
+
+def test_a_slab_has_fewer_entries_than_torch_can_index() -> None:
+    sizes = []
+    slabs_torch.in_slabs(
+        lambda rows, _: sizes.append(rows.stop - rows.start), 10, 2**29, torch.float32, torch.device("cpu"), 10
+    )
+    assert sizes == [3, 3, 3, 1]
 
 
 def test_parts_that_do_not_fit_together_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,7 +465,7 @@ def rounded_subtract(self: Gram, R: torch.Tensor, D: torch.Tensor, fast: bool = 
 
 def eleven_bits(x: torch.Tensor) -> torch.Tensor:
     assert x.dtype == torch.float32  # float64 solvers never ask for it
-    return gram_torch._split(x.contiguous())[0]
+    return ((x.contiguous().view(torch.int32) + 0x1000) & -0x2000).view(torch.float32)
 
 
 @pytest.mark.parametrize("limit", [1, 4])
@@ -395,6 +521,12 @@ def test_memmaps_in_odd_chunks(tmp_path: Path, dtype: type, margin_dtype: type) 
     np.testing.assert_allclose(found.lam, reference.lam, rtol=1e-6)
 
 
+def test_a_chunk_on_the_host_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, margins = problem(80, 20, 5)
+    monkeypatch.setattr(sources_torch, "_HOST_BYTES", 10 * (20 + 4 * 5))
+    assert [rows.stop - rows.start for rows, _, _ in HostSource(masks, margins).chunks(33)] == [10] * 8
+
+
 def test_weights_may_stay_on_the_device() -> None:
     masks, margins = problem(80, 21, 5)
     here, there = (solve(masks, margins, on_device=on) for on in (False, True))
@@ -412,7 +544,7 @@ def test_certificate_of_any_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     W[:, :40] = torch.from_numpy(rng.standard_normal((4, 40)) * (rng.random((4, 40)) < 0.5))
     targets, lam = torch.tensor([0, 2, 3, 5]), torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
     R = torch.empty_like(W)
-    monkeypatch.setattr(gram_torch, "_row_blocks", lambda matrix: gram_torch.slices(len(matrix), 9))
+    monkeypatch.setattr(gram_torch, "row_blocks", lambda matrix: gram_torch.slices(len(matrix), 9))
     gap, kkt = certify(every, means(every), W, targets, lam, 1, R)
     X, Y = masks - masks.mean(0), (margins - margins.astype(np.float64).mean(0))[:, targets]
     w, penalty = W[:, :40].double().numpy().T, lam.numpy()
@@ -490,7 +622,7 @@ def test_wrong_integer_units_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
         return out
 
     monkeypatch.setattr(torch, "_int_mm", wrong)
-    monkeypatch.setattr(gram_torch, "_multiplies_integers", lambda _: True)
+    monkeypatch.setattr(moments_torch, "_multiplies_integers", lambda _: True)
     with pytest.raises(BenchError, match="integer products on cpu are wrong"):
         solve(MASKS, MARGINS)
 
@@ -502,7 +634,7 @@ class TestOnADevice:
         ("m", "n", "chunk"), [(1, 1, 64), (129, 130, 50), (5000, 1437, 999), (40_000, 300, 32_768)]
     )
     def test_moments_are_exact(self, m: int, n: int, chunk: int) -> None:
-        assert gram_torch._multiplies_integers(torch.device("cuda"))
+        assert moments_torch._multiplies_integers(torch.device("cuda"))
         masks, margins = problem(m, n, 9)
         part = np.random.default_rng(m).integers(-1, 1, m)
         part[0] = 0
@@ -519,7 +651,7 @@ class TestOnADevice:
         np.testing.assert_array_equal(torch.cat([x for _, x, _ in rows]).cpu().numpy(), masks)
         np.testing.assert_array_equal(torch.cat([y for _, _, y in rows]).cpu().numpy(), margins)
 
-    @pytest.mark.parametrize(("m", "n", "T"), [(400, 60, 12), (5000, 1437, 100), (300, 700, 30)])
+    @pytest.mark.parametrize(("m", "n", "T"), [(400, 60, 60), (5000, 1437, 100), (300, 700, 60)])
     @pytest.mark.parametrize("folds", [0, 3])
     @pytest.mark.parametrize("tol", [1e-4, 1e-9])
     def test_agrees_with_the_cpu_solver(self, m: int, n: int, T: int, folds: int, tol: float) -> None:
@@ -542,3 +674,21 @@ class TestOnADevice:
         margins = problem(2000, 500, 30)[1]
         found = fit(HostSource(masks, margins, "cuda"), split(2000), 1, **OPTIONS | {"device": "cuda"})
         assert found.gap.max() <= 1e-4
+
+    def test_matrices_of_more_than_2_31_entries(self) -> None:
+        m, n = 64, 47_000
+        if memory.free(torch.device("cuda")) < 24e9:
+            pytest.skip("needs 24 GB free on the device")
+        rng = np.random.default_rng(0)
+        masks = rng.random((m, n)) < 0.5
+        margins = rng.standard_normal((m, 2)).astype(np.float32)
+        every, _ = moments(source(masks, margins, "cuda"), np.full(m, -1), [], torch.float32, m)
+        gram = fitted_gram(every, None, torch.float32)
+        share = masks.mean(0)
+        np.testing.assert_allclose(gram.diagonal[:n].cpu().numpy(), share * (1 - share), rtol=1e-6)
+        assert not gram.off.diagonal().any()
+        index = torch.tensor([[0, 1, n - 3, n - 1], [20_000, 46_000, n - 2, n - 1]], device="cuda")
+        for rows, part, counted in zip(index, gram.gather(index), exact_gather(every, index), strict=True):
+            exact = np.cov(masks[:, rows.cpu().numpy()].T, bias=True)
+            np.testing.assert_allclose(part.cpu().numpy(), exact, atol=1e-7)
+            np.testing.assert_allclose(counted.cpu().numpy(), exact, atol=1e-12)

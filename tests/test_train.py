@@ -287,6 +287,14 @@ def test_unknown_device_names_the_flag(name: str) -> None:
         pick_device(name)
 
 
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BenchError, match="--device is cuda:7, and torch sees none above cuda:1 here"):
+        pick_device("cuda:7")
+    assert [str(pick_device(name)) for name in ("cuda", "cuda:0", "cuda:1")] == ["cuda", "cuda:0", "cuda:1"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_cuda_without_a_device_is_refused() -> None:
     with pytest.raises(BenchError, match="--device cpu"):
