@@ -171,8 +171,9 @@ def _in_step(
     total = np.full((T, K), np.inf)
     now = [np.zeros_like(weight) for _ in outs]
     live = np.arange(T)
-    for first in range(0, K, patience):
-        span = slice(first, min(first + patience, K))
+    step = max(1, patience // 2)  # fewer would start more often, more would go further than need be
+    for first in range(0, K, step):
+        span = slice(first, min(first + step, K))
         sums = np.zeros((len(live), span.stop - first))
         for i, out in enumerate(outs):
             fitted, judged = (side.of(live) for side in sides(i))
