@@ -28,6 +28,7 @@ from bench.errors import BenchError, InputError
 from bench.imported import Imported, read_imported
 from bench.meta import ASKED, FORMAT, Asked, Identity, Meta, PlanMeta, read_meta, refuse_newer
 from bench.recorded import BITS
+from bench.rows import Rows, RowView
 from bench.subsets import GROUPS, Group, Plan
 
 if TYPE_CHECKING:
@@ -53,50 +54,6 @@ __all__ = [
 ]
 
 _CHUNK_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a ground truth: read-only views or copies, and which rows they are.
-
-    Attributes:
-        index: int64 `[m]`, row numbers in the store.
-        masks: bool `[m, n_train]`.
-        margins: float32 `[m, n_targets]` (as stored: the stored dtype; both perhaps a `RowView`).
-        subset: int64 `[m]`: rows of equal number share a mask.
-    """
-
-    index: NDArray[np.int64]
-    masks: NDArray[np.bool_]
-    margins: NDArray[np.float32]
-    subset: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.index)
-
-
-class RowView:
-    """Some rows of an array on disk, read when they are asked for: `view[a:b]`, `view[index]`.
-
-    Attributes:
-        shape, dtype: as of an array of these rows.
-        name: the array's file.
-        row_numbers: int64 `[m]`, which rows of it they are.
-    """
-
-    def __init__(self, array: NDArray[Any], row_numbers: NDArray[np.int64]) -> None:
-        self.shape, self.dtype = (len(row_numbers), *array.shape[1:]), array.dtype
-        self.name = str(getattr(array, "filename", "array"))
-        self._array, self.row_numbers = array, row_numbers
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.row_numbers)
-
-    def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
-        """Copies of some of the rows."""
-        return np.asarray(self._array[self.row_numbers[rows]])
 
 
 @dataclass(frozen=True)

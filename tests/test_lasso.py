@@ -17,7 +17,7 @@ from bench.errors import InputError
 from bench.gram import Design, centre, gram_product
 from bench.lasso import Datamodels, fit_datamodels, lasso_path
 from bench.ridge import fit_least_squares, fit_ridge
-from bench.store import RowView
+from bench.rows import RowView
 
 Array = NDArray[Any]
 
