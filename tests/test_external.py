@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -367,7 +368,13 @@ def test_interrupt_keeps_what_is_finished(here: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CALLS", str(here / "calls"))
     monkeypatch.setenv("SECONDS", "0.2")
     process = subprocess.Popen(
-        command(*words(*more)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(*words(*more)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # What a shell starts in the background ignores SIGINT, and so would what is started here.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     while len(calls(here / "calls")) < 4:
         assert process.poll() is None
