@@ -302,8 +302,8 @@ def thread_count(threads: int | None) -> int:
     """The number of threads to use: as asked, else the cores that this process may run on."""
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads < 1:
-        raise InputError(f"threads is {threads}; give at least 1, or None for all cores.")
+    if not isinstance(threads, int | np.integer) or threads < 1:
+        raise InputError(f"threads is {threads!r}; give a whole number of at least 1, or None for all cores.")
     return int(threads)
 
 

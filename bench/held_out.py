@@ -23,6 +23,17 @@ def whole(name: str, value: object) -> int:
         raise InputError(f"{name} is {value!r}; give a whole number.") from None
 
 
+def real(name: str, value: object) -> float:
+    """`value` as a float.
+
+    Raises:
+        InputError: it is no number.
+    """
+    if isinstance(value, int | float | np.integer | np.floating):
+        return float(value)
+    raise InputError(f"{name} is {value!r}; give a number.")
+
+
 def check_split(validation: float, folds: int, seed: int) -> None:
     """Refuse options of a split that make no sense.
 
@@ -31,7 +42,7 @@ def check_split(validation: float, folds: int, seed: int) -> None:
     """
     if whole("folds", folds) < 0 or folds == 1:
         raise InputError(f"folds is {folds}; give 2 or more, or 0 for one split.")
-    if folds == 0 and not 0 < validation < 1:
+    if folds == 0 and not 0 < real("validation", validation) < 1:
         raise InputError(f"validation is {validation}; give a share of the masks in (0, 1).")
     if whole("seed", seed) < 0:
         raise InputError(f"seed is {seed}; give one of at least 0.")

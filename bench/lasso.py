@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from bench import certificate, lasso_solver
 from bench.errors import InputError
 from bench.gram import Array, Design, Float, Moments, centre, centre_cross
-from bench.held_out import held_out, whole
+from bench.held_out import held_out, real, whole
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class Datamodels:
     Attributes:
         weight: `[n_train, T]`, in margin per kept example (float32; float64 where tol < 3e-5 asks for it).
         bias: float32 `[T]`, the prediction for the empty mask.
-        lam: float64 `[T]`, penalty in scikit-learn's scaling (its `alpha`); 0 where chosen for a constant target.
+        lam: float64 `[T]`, penalty in scikit-learn's scaling (its `alpha`); 0 where chosen and `lam_max` is 0.
         gap: float64 `[T]`, duality gap / ½‖y − ȳ‖²/m.
         kkt: float64 `[T]`, greatest violation of the optimality conditions, relative to `lam_max`.
         converged: bool `[T]`, gap ≤ tol.
@@ -237,9 +237,9 @@ def check_options(n_lambdas: int, min_ratio: float, patience: int, tol: float) -
     for name, value in (("n_lambdas", n_lambdas), ("patience", patience)):
         if whole(name, value) < 1:
             raise InputError(f"{name} is {value}; it counts from 1.")
-    if not 0 < min_ratio <= 1:
+    if not 0 < real("min_ratio", min_ratio) <= 1:
         raise InputError(f"min_ratio is {min_ratio}; give a share of lam_max in (0, 1].")
-    if not 0 < tol < 1:
+    if not 0 < real("tol", tol) < 1:
         raise InputError(f"tol is {tol}; give a relative duality gap in (0, 1), such as 1e-4.")
 
 
