@@ -59,6 +59,11 @@ def judge(every: Moments, W: Float, lam: Float, certificate: Certificate, thread
     return Verdict(gap, np.where(flat, 0.0, kkt / np.where(flat, 1.0, lam_max)), lam_max, yy == 0)
 
 
+def r_squared(loss: Float, null: Float, constant: NDArray[np.bool_]) -> Float:
+    """1 − loss / null, `[T]`; NaN for constant targets, and where no margin is off the fitted rows' mean."""
+    return 1 - np.divide(loss, null, out=np.full_like(loss, np.nan), where=(null > 0) & ~constant)
+
+
 def lasso(state: State, W: Float, lam: Float) -> tuple[Float, Float]:
     """Absolute duality gap and KKT violation of the LASSO, `[T]` each.
 

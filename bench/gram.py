@@ -82,6 +82,12 @@ class Moments:
         return np.diagonal(self.count) / self.rows
 
     @property
+    def unused(self) -> NDArray[np.bool_]:
+        """Examples that all rows, or none, keep, bool `[n]`."""
+        kept = np.diagonal(self.count)
+        return np.asarray((kept == 0) | (kept == self.rows))
+
+    @property
     def mean(self) -> Float:
         """Mean of Y − shift, float64 `[T]`."""
         return self.total / self.rows
@@ -144,7 +150,7 @@ def centre_cross(moments: Moments) -> tuple[Float, Float]:
     flat = yy <= 1e-13 * (moments.square / m)
     yy[flat] = 0
     C[:, flat] = 0
-    C[(s == 0) | (s == moments.rows)] = 0
+    C[moments.unused] = 0
     return C, yy
 
 

@@ -299,7 +299,6 @@ def _finished(
         W, refit_kkt = refit(every, W, found.lam_max, design.threads)
         weight = W.astype(weight.dtype)
     bias = every.mean + design.shift[slab] - every.kept @ W
-    kept = np.diagonal(every.count)
     return Datamodels(
         weight,
         bias.astype(np.float32),
@@ -312,7 +311,7 @@ def _finished(
         r2,
         tol,
         found.constant,
-        (kept == 0) | (kept == every.rows),
+        every.unused,
         refit_kkt,
     )
 

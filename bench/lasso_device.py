@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.certificate import r_squared
 from bench.lasso import Datamodels
 
 if TYPE_CHECKING:
@@ -68,9 +69,6 @@ def fit(
         debias=debias,
         device=device,
     )
-    r2 = 1 - np.divide(
-        found.loss, found.null, out=np.full_like(found.loss, np.nan), where=(found.null > 0) & ~found.constant
-    )
     return Datamodels(
         weight=found.weight,
         bias=found.bias,
@@ -80,7 +78,7 @@ def fit(
         converged=found.gap <= tol,
         lam_max=found.lam_max,
         loss=found.loss,
-        r2=r2,
+        r2=r_squared(found.loss, found.null, found.constant),
         tol=tol,
         constant=found.constant,
         unused=(found.kept == 0) | (found.kept == design.m),

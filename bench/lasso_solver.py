@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.certificate import r_squared
 from bench.gram import Array, Centred, Float, Index, Moments, centre, in_threads
 
 _PATH_TOL = 10.0  # in tol: the path only chooses λ and warms up the refit, which no LDS's fourth digit felt
@@ -114,7 +115,7 @@ def choose(
     """
     tol = min(_PATH_TOL * tol, 0.1)
     sides = _sides(every, outs, weight.dtype.type, threads)
-    null = sum(sides(i)[1].yy * out.rows for i, out in enumerate(outs))
+    null = np.sum([sides(i)[1].yy * out.rows for i, out in enumerate(outs)], axis=0)
     rows = sum(out.rows for out in outs)
     if len(outs) == 1:
         total = rows * solve(sides(0)[0], grid, tol, weight, threads, sides(0)[1], patience)
@@ -122,9 +123,7 @@ def choose(
         total = _in_step(outs, sides, grid, tol, weight, threads, patience)
     best = settled(total, patience)[0][:, None]
     loss = np.take_along_axis(total, best, 1)[:, 0]
-    constant = grid[:, 0] == 0
-    r2 = 1 - np.divide(loss, null, out=np.full_like(loss, np.nan), where=(null > 0) & ~constant)
-    return np.take_along_axis(grid, best, 1)[:, 0], loss / rows, r2
+    return np.take_along_axis(grid, best, 1)[:, 0], loss / rows, r_squared(loss, null, grid[:, 0] == 0)
 
 
 def settled(total: Float, patience: int) -> tuple[Index, NDArray[np.bool_]]:

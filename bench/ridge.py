@@ -97,9 +97,8 @@ def _fit(design: Design, held: list[Index], relative: Float) -> Datamodels:
     weight = np.ascontiguousarray(weight.astype(np.float32 if relative.any() else np.float64))
     W = weight.astype(np.float64)
     found = certificate.judge(every, W, lam, rule, design.threads)
-    r2 = 1 - np.divide(loss, null, out=np.full_like(loss, np.nan), where=(null > 0) & ~found.constant)
+    r2 = certificate.r_squared(loss, null, found.constant)
     bias = every.mean + design.shift - every.kept @ W
-    kept = np.diagonal(every.count)
     return Datamodels(
         weight,
         bias.astype(np.float32),
@@ -112,7 +111,7 @@ def _fit(design: Design, held: list[Index], relative: Float) -> Datamodels:
         r2,
         _TOL,
         found.constant,
-        (kept == 0) | (kept == every.rows),
+        every.unused,
     )
 
 
