@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 1
+ABOUT_TARGETS = ("target", "label", "margin_variance")
+"""The first columns of per_target.csv; those of methods follow."""
 Interval = tuple[float, float]
 
 
@@ -37,8 +39,44 @@ class Cost(msgspec.Struct, frozen=True):
     disk_bytes: int = 0
 
 
+class ShareRow(msgspec.Struct, frozen=True):
+    """An LDS as a share of the noise ceiling (`bench.stats.share_of_ceiling`)."""
+
+    value: float
+    ci: Interval
+
+
+class SpreadRow(msgspec.Struct, frozen=True):
+    """One method's LDS over targets (`bench.stats.Spread`).
+
+    Attributes:
+        quantiles: by level, as text: "0.05" … "0.95".
+        negative: share of targets below zero.
+        by_class: mean by class, as text; by_variance: by fifth of the targets' margin variance, least first.
+    """
+
+    quantiles: dict[str, float]
+    negative: float
+    by_class: dict[str, float | None]
+    by_variance: list[float | None]
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One method of the table; `scores`, and `extra` beside them, are paths relative to the leaderboard's folder."""
+    """One method of the table.
+
+    Attributes:
+        name, params, status, reason: which method, and whether it ran.
+        lds, ci, stderr: the score, its 95% interval, and the standard error behind it.
+        rank, rank_ci, group: place in the table, the places that it may have (simultaneously at 95%), and letters:
+            methods that share one cannot be told apart (`bench.stats.ranking`).
+        of_ceiling: share of the noise ceiling, None without one.
+        p_value, null_stderr: two-sided, of an LDS by chance, and the standard deviation of such
+            (`bench.stats.permutation_null`).
+        spread: over targets.
+        n_excluded, n_tied, notes: what a reader must know.
+        cost: what it took.
+        scores, extra: paths of the score matrix and of arrays beside it, relative to the leaderboard's folder.
+    """
 
     name: str
     params: dict[str, Any]
@@ -46,7 +84,14 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     lds: float | None = None
     ci: Interval | None = None
+    stderr: float | None = None
     rank: int | None = None
+    rank_ci: tuple[int, int] | None = None
+    group: str | None = None
+    of_ceiling: ShareRow | None = None
+    p_value: float | None = None
+    null_stderr: float | None = None
+    spread: SpreadRow | None = None
     n_excluded: int = 0
     n_tied: int = 0
     notes: list[str] = []
@@ -72,6 +117,41 @@ class CeilingRow(msgspec.Struct, frozen=True):
     ci: Interval
 
 
+class Chance(msgspec.Struct, frozen=True):
+    """Independent normal scores on this ground truth: what a method is that knows nothing.
+
+    Attributes:
+        lds: of one draw of such scores.
+        p_value: its place in its own permutation distribution, two-sided.
+        ci: the middle 95% of that distribution.
+        stderr: its standard deviation.
+        permutations: how many were drawn; the fit rows have no part in them.
+    """
+
+    lds: float
+    p_value: float
+    ci: Interval
+    stderr: float
+    permutations: int
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """Two methods compared on the same subsets and targets (`bench.stats.paired_difference`).
+
+    Attributes:
+        better, worse: names, by LDS.
+        difference: how much better, ci: its 95% interval, p_value: of no difference.
+        p_holm: the same after Holm's correction for all pairs of the table.
+    """
+
+    better: str
+    worse: str
+    difference: float
+    ci: Interval
+    p_value: float
+    p_holm: float
+
+
 class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     """leaderboard.json.
 
@@ -81,9 +161,13 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
         protocol: `expectation`: every subset model has a seed of its own.
         rows: how many rows fit, tune and judge.
         n_train, n_targets: the size of a score matrix.
-        ceiling: noise ceiling, None with one seed per subset.
+        ceiling: noise ceiling, None with one seed per subset; why_no_ceiling: then the reason.
+        chance: where chance stands, None where no target has a correlation.
         methods: best first, then those that were skipped or failed.
+        pairs: every two methods that have an LDS.
         ground_truth: the store's folder, relative to the leaderboard's, and its key.
+        hashes: of the examples, the recipe, the code that trained, and the harness.
+        command: what to type to get the same again.
         versions, hardware: what it ran on.
         data: what the examples were read from: file names and their checksums.
         modified_data: whether any of it is not as published; tables then say so.
@@ -99,10 +183,15 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     n_train: int
     n_targets: int
     ceiling: CeilingRow | None
+    why_no_ceiling: str | None = None
+    chance: Chance | None = None
     methods: list[Row]
+    pairs: list[Pair] = []
     ground_truth: dict[str, str]
     versions: dict[str, str]
     hardware: dict[str, str]
+    hashes: dict[str, str] = {}
+    command: str = ""
     data: dict[str, str] = {}
     modified_data: bool = False
 
@@ -143,8 +232,21 @@ def ranked(rows: list[Row]) -> list[Row]:
     return [*(msgspec.structs.replace(r, rank=rank) for r, rank in zip(scored, ranks, strict=True)), *rest]
 
 
-def write(folder: Path, board: Leaderboard, per_target: dict[str, NDArray[np.float64]], labels: NDArray[Any]) -> None:
-    """Write every file of a run but the score matrices and the log.
+def write(
+    folder: Path,
+    board: Leaderboard,
+    per_target: dict[str, NDArray[np.float64]],
+    labels: NDArray[Any],
+    variance: NDArray[np.float64],
+) -> None:
+    """Write every file of a run but the score matrices, the baseline and the log.
+
+    Args:
+        folder: the run's.
+        board: its leaderboard.
+        per_target: LDS of every target `[n_targets]` by method name.
+        labels: `[n_targets]`, the targets' classes.
+        variance: `[n_targets]`, of their margins over eval subsets.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -156,7 +258,7 @@ def write(folder: Path, board: Leaderboard, per_target: dict[str, NDArray[np.flo
     atomic.write_text(folder / "leaderboard.json", msgspec.json.format(msgspec.json.encode(board)).decode() + "\n")
     atomic.write_text(folder / "leaderboard.csv", board.to_frame().to_csv(index=False, lineterminator="\n"))
     atomic.write_text(folder / "leaderboard.md", tables.markdown(board))
-    columns = {"target": np.arange(len(labels)), "label": labels, **per_target}
+    columns = {"target": np.arange(len(labels)), "label": labels, "margin_variance": variance, **per_target}
     atomic.write_text(folder / "per_target.csv", pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
     atomic.write_text(folder / "report.html", report.html(board, per_target))
 
@@ -193,4 +295,4 @@ def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read ({reason}): run the same command again") from error
-    return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ("target", "label")}
+    return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ABOUT_TARGETS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import tempfile
 import traceback
 from collections.abc import Sequence
@@ -11,28 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
-import numpy as np
 
-from bench import atomic, datasets, launch, methods, results
+from bench import atomic, baselines, datasets, hashing, launch, methods, results
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
+from bench.judge import Judge, Verdict
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.recipes import Output
 from bench.recorded import Dtype, Extra, Recorded
 from bench.results import CeilingRow, Counts, Leaderboard, Row
 from bench.score_files import Attribution, extra_path, load_scores, save_scores, write_arrays
+from bench.standings import chance, judged, standings
 from bench.store import GroundTruth, Meta
 from bench.subsets import Plan, Sampling
-from bench.workbench import Bench, Judge
+from bench.workbench import Bench
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from bench.datasets import Data, Setting
 
 
+_SAID_APART = {"setting", "methods", "keep", "data_dir", "out", "quiet", "debug"}
 _LISTS: dict[str, Any] = {"methods": str | list[str], "keep": list[Extra]}
 
 
@@ -103,6 +104,20 @@ class Options:
         ) + ("-judgeonly" if self.judge_only else "")
         return Path("results") / (setting.slug + extra)
 
+    @property
+    def command(self) -> str:
+        """What to type to get the same again, wherever the results go."""
+        words = ["python", "-m", "bench", "run", self.setting]
+        listed = [self.methods] if isinstance(self.methods, str) else self.methods
+        words += [word for name in listed for word in ("--method", name)]
+        for field_ in fields(Options):
+            value = getattr(self, field_.name)
+            if field_.name in _SAID_APART or value == field_.default:
+                continue
+            flag = f"--{field_.name.replace('_', '-')}"
+            words += [flag] if value is True else [flag, str(value)]
+        return shlex.join(words)
+
     def request(self, setting: Setting, data: Data) -> launch.Request:
         """The ground truth that this asks for."""
         return launch.Request(
@@ -158,13 +173,15 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
     with_seeds = bench.truth.rows(bench.access.eval)
-    judge = Judge.of(with_seeds, plan.repeats)
-    rows, per_target = [], {}
+    judge = Judge.of(with_seeds, plan.repeats, data.test_y)
+    rows: list[Row] = []
+    verdicts: dict[str, Verdict] = {}
     for one in picked:
-        row, values = _row(bench, one, judge)
+        row, verdict = _row(bench, one, judge)
         rows.append(row)
-        if values is not None:
-            per_target[row.name] = values
+        if verdict is not None:
+            verdicts[row.name] = verdict
+    placed, pairs = standings(rows, verdicts)
     meta = bench.truth.meta
     assert meta is not None
     diverged = sum(row < plan.n_rows for row in meta.diverged)
@@ -178,14 +195,27 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         n_train=data.n_train,
         n_targets=data.n_targets,
         ceiling=CeilingRow(judge.ceiling.lds, judge.ceiling.ci) if judge.ceiling else None,
-        methods=results.ranked(rows),
+        why_no_ceiling=judge.why_no_ceiling,
+        chance=chance(judge, options.seed),
+        methods=placed,
+        pairs=pairs,
         ground_truth={"path": store.name, "key": meta.key},
         data=dict(data.origin),
         modified_data=stamp(data.origin) is not None,
         versions=launch.versions(),
         hardware=launch.hardware(meta.identity.device),
+        hashes={
+            "data": meta.identity.data,
+            "recipe": meta.identity.recipe,
+            "training code": meta.identity.code,
+            "harness": hashing.harness_code(),
+        },
+        command=options.command,
     )
-    results.write(folder, board, per_target, data.test_y)
+    columns = {name: verdict.lds.per_target for name, verdict in verdicts.items()}
+    samples = {name: verdict.sample for name, verdict in verdicts.items()}
+    baselines.write(folder / baselines.FILE, baselines.of_run(board, samples, judge, data))
+    results.write(folder, board, columns, data.test_y, judge.variance)
     progress.say(f"written to {shown}")
     return board
 
@@ -211,7 +241,7 @@ def load(setting: Setting, data_dir: str | None, allow_modified: bool) -> Data:
         raise BenchError(f"the dataset {setting.dataset_name} cannot be loaded: {kind}: {error}") from error
 
 
-def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float64] | None]:
+def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
     parameters = msgspec.to_builtins(dict(one.parameters), enc_hook=str)
     path = bench.folder / "scores" / f"{_file_name(one.name)}.npy"
     try:
@@ -232,25 +262,17 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, NDArray[np.float
     if kept is None:
         save_scores(path, key, made)
     bench.progress.say(f"{one.name}: reused" if kept else f"{one.name}: {made.cost.seconds:.1f} s")
-    found = judge.score(made.scores)
-    silent = [f"{count} of {found.n_targets} targets count as 0 ({why})" for why, count in found.zeroed.items()]
-    judged = found.n_targets - found.n_excluded - sum(found.zeroed.values())
-    lds_value = found.mean if judged else None
     row = Row(
         name=one.name,
         params=parameters,
         status="ok",
-        reason=f"no target has a correlation ({found.why_not})" if lds_value is None else None,
-        lds=lds_value,
-        ci=None if lds_value is None else found.ci,
-        n_excluded=found.n_excluded,
-        n_tied=found.n_tied,
-        notes=[*made.notes, *silent] if judged else made.notes,
+        notes=made.notes,
         cost=made.cost,
         scores=str(path.relative_to(bench.folder)),
         extra=str(extra_path(path).relative_to(bench.folder)) if made.extra else None,
     )
-    return row, found.per_target
+    verdict = judge.verdict(made.scores)
+    return judged(row, verdict), verdict
 
 
 def _sentence(error: BaseException) -> str:

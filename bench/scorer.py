@@ -24,7 +24,8 @@ from bench.predictions import (
     check_shapes,
     identify_masks,
 )
-from bench.stats import GroupSums, group_ids, two_way_interval
+from bench.stats.intervals import GroupSums, group_ids, two_way_interval
+from bench.stats.paired import SKETCH
 
 if TYPE_CHECKING:
     import torch
@@ -118,6 +119,34 @@ class MarginRanks:
         return cls(ranks, kinds)
 
 
+class Trace:
+    """What `lds` can leave behind of its work, for tests and comparisons.
+
+    Attributes:
+        ranks: int32 [n_targets, n_subsets], of the predictions, as `MarginRanks.ranks`; zeros where there are none.
+        sketch: float64 [1024], of the influences (`bench.stats.paired`).
+        grouped: float64 [n_targets, groups], the influences h_i on each target's LDS, summed over the subsets of each
+            group of `groups`.
+    """
+
+    def __init__(self, n_targets: int, n_subsets: int, groups: npt.NDArray[np.intp] | None = None) -> None:
+        self.groups = np.zeros(n_subsets, np.intp) if groups is None else groups
+        self.ranks = np.zeros((n_targets, n_subsets), np.int32)
+        self.sketch = np.zeros(SKETCH)
+        self.grouped = np.zeros((n_targets, int(self.groups.max()) + 1))
+        self._indicator = np.eye(self.grouped.shape[1])[self.groups]
+
+    def note(self, targets: slice, ranks: Array, influence: Floats) -> Floats:
+        """Keep a block of targets; returns its share of the sketch."""
+        from bench.kernels.sketch import add_to_sketch
+
+        self.ranks[targets] = ranks
+        self.grouped[targets] = influence @ self._indicator
+        part = np.zeros_like(self.sketch)
+        add_to_sketch(influence, targets.start, part)
+        return part
+
+
 def lds(
     scores: "npt.ArrayLike | torch.Tensor",
     masks: "npt.ArrayLike | torch.Tensor",
@@ -129,6 +158,7 @@ def lds(
     level: float = 0.95,
     undefined: Literal["exclude", "zero"] = "exclude",
     max_bytes: int = MAX_BYTES,
+    trace: Trace | None = None,
 ) -> LDS:
     """Score a score matrix against a ground truth.
 
@@ -149,6 +179,7 @@ def lds(
         undefined: what a target counts whose scores are not all finite or whose predictions are constant. "zero" is
             for ranking methods: left out, what a method has nothing to say on would raise its mean.
         max_bytes: bound on temporaries.
+        trace: filled in, where one is given (on a CPU).
 
     Raises:
         InputError: shapes that do not fit, masks other than 0/1, values that are not numbers, fewer than two subsets,
@@ -160,6 +191,8 @@ def lds(
         raise InputError(f"level is {level!r}; give a coverage between 0 and 1, such as 0.95")
     device = next((d for d in map(_cuda_device, (scores, masks, margins)) if d is not None), None)
     if device is not None:
+        if trace is not None:
+            raise InputError(f"trace is filled in on a CPU, and there are tensors on {device}; pass tensor.cpu()")
         from bench import scorer_torch
 
         return scorer_torch.lds(
@@ -215,7 +248,7 @@ def lds(
             predictions: Array = predictions,
             slab: Array | None = slab,
             space: kernel.Workspace = space,
-        ) -> Floats:
+        ) -> tuple[Floats, Floats | None]:
             here = slice(first + block.start, first + block.stop)
             size = block.stop - block.start
             x, y, h = space.x[:size], space.y[:size], space.influence[:size]
@@ -227,11 +260,12 @@ def lds(
                 kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), y, margin_kinds[here])
             kernel.correlate_rows(x, y, rho[here], h)
             noise[here] = by_group(h)
-            subtotal: Floats = h.sum(axis=0)
-            return subtotal
+            return h.sum(axis=0), None if trace is None else trace.note(here, x, h)
 
-        for part_total in kernel.map_blocks(work, parts):
+        for part_total, part_sketch in kernel.map_blocks(work, parts):
             total += part_total
+            if trace is not None and part_sketch is not None:
+                trace.sketch += part_sketch
 
     if (score_kinds != 0).all() and not any_finite(score_array, max_bytes):
         raise InputError(f"scores has no finite value in its {score_array.shape} entries; nothing can be ranked")

@@ -13,7 +13,7 @@ import torch
 from bench.errors import InputError
 from bench.predictions import Precision, check_shapes, resolve_precision
 from bench.scorer import LDS, MarginRanks, summarise
-from bench.stats import group_ids
+from bench.stats.intervals import group_ids
 
 _SLAB_BYTES = 2 << 30
 _BYTES_PER_VALUE = 128

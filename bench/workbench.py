@@ -1,4 +1,4 @@
-"""An opened ground truth with its setting: calls methods on it, and judges what they return."""
+"""An opened ground truth with its setting: calls methods on it, and checks what they return."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,7 @@ from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import Cost
 from bench.score_files import Attribution
-from bench.scorer import LDS, MarginRanks, lds
-from bench.stats import Ceiling, noise_ceiling
-from bench.store import GroundTruth, Rows
+from bench.store import GroundTruth
 from bench.task import Access, Task
 
 if TYPE_CHECKING:
@@ -36,33 +34,6 @@ if TYPE_CHECKING:
     from bench.datasets import Data, Setting
 
 _METHOD_STREAM = 3
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The rows that judge: one margin per eval subset and target, the mean over the subset's seeds.
-
-    Attributes:
-        masks: bool `[subsets, n_train]`; margins: float32 `[subsets, n_targets]`; ranks: of the margins.
-        ceiling: from the seeds' agreement; None with one seed.
-    """
-
-    masks: NDArray[np.bool_]
-    margins: NDArray[np.float32]
-    ranks: MarginRanks = field(repr=False)
-    ceiling: Ceiling | None
-
-    @classmethod
-    def of(cls, rows: Rows, repeats: int) -> Judge:
-        """From eval rows, the seeds of a subset next to each other."""
-        by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
-        margins = by_seed.mean(1)
-        ceiling = noise_ceiling(by_seed.swapaxes(0, 1)) if repeats > 1 and len(margins) > 2 else None
-        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling)
-
-    def score(self, scores: NDArray[Any]) -> LDS:
-        """LDS of a score matrix; a target that it says nothing on counts as 0."""
-        return lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero")
 
 
 @dataclass

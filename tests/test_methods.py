@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from bench import methods
 from bench.datasets import Data, Setting
 from bench.errors import BenchError
+from bench.judge import Judge
 from bench.lasso import fit_datamodels
 from bench.launch import Request, make
 from bench.outputs import margins
 from bench.progress import Progress
 from bench.subsets import Plan
-from bench.workbench import Bench, Judge
+from bench.workbench import Bench
 
 Attribute = Callable[[str], tuple[NDArray[Any], Any, list[str]]]
 

@@ -86,7 +86,7 @@ def test_files_read_back(tmp_path: Path) -> None:
     made = board(*MIXED)
     values = per_target("low", "high", "below")
     values["high"][2] = np.nan
-    results.write(tmp_path, made, values, np.array([3, 1, 4, 1, 5]))
+    results.write(tmp_path, made, values, np.array([3, 1, 4, 1, 5]), np.linspace(1, 2, 5))
     back = results.read(tmp_path)
     assert back.methods[0].notes == ["damping 1 was\nbest"]
     assert back == made
@@ -101,14 +101,16 @@ def test_files_read_back(tmp_path: Path) -> None:
 
 def test_json_keeps_every_digit_and_no_nan(tmp_path: Path) -> None:
     value = 0.1 + 0.2
-    results.write(tmp_path, board(row("a", value)), per_target("a"), np.arange(5))
+    results.write(tmp_path, board(row("a", value)), per_target("a"), np.arange(5), np.linspace(1, 2, 5))
     found = json.loads((tmp_path / "leaderboard.json").read_text(), parse_constant=lambda c: pytest.fail(c))
     assert found["methods"][0]["lds"] == value
     assert found["schema"] == 1
 
 
 def test_csv_parses_back(tmp_path: Path) -> None:
-    results.write(tmp_path, board(*MIXED, row('x:a="1,2"', 0.65)), per_target("low"), np.arange(5))
+    results.write(
+        tmp_path, board(*MIXED, row('x:a="1,2"', 0.65)), per_target("low"), np.arange(5), np.linspace(1, 2, 5)
+    )
     with (tmp_path / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [line["method"] for line in lines] == ["high", 'x:a="1,2"', "low", "below", "gone", "none", "later"]

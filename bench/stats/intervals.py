@@ -1,13 +1,11 @@
-"""Intervals for LDS, and the noise ceiling, without resampling: formulas and their sources stand with each function."""
+"""Intervals for LDS without resampling: two-way variance from the infinitesimal jackknife of Spearman's correlation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
-
-_JACKKNIFE_GROUPS = 20
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,7 +56,7 @@ def spearman_influence(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floa
         raise InputError(f"x has shape {a.shape} and y {b.shape}; give equal shapes with at least two observations")
     rows, m = a.size // a.shape[-1], a.shape[-1]
     rho, influence = np.empty(rows), np.empty((rows, m))
-    correlate_rows(_ranks(a.reshape(rows, m)), _ranks(b.reshape(rows, m)), rho, influence)
+    correlate_rows(rank(a.reshape(rows, m)), rank(b.reshape(rows, m)), rho, influence)
     return rho.reshape(a.shape[:-1]), influence.reshape(a.shape)
 
 
@@ -103,14 +101,14 @@ def two_way_interval(
         return Interval(np.nan, np.nan, np.nan)
     mean = float(values.mean())
     correction = n_groups / (n_groups - 1)
-    stderr = _stderr(values, correction * float(np.square(cluster_influence).sum()), correction * within)
+    stderr = two_way_stderr(values, correction * float(np.square(cluster_influence).sum()), correction * within)
     shift = 0.0
     if n_groups > 2:
         tau = 2 / np.pi * np.arcsin(np.clip(2 * np.sin(np.pi * values / 6), -1, 1))
         shift = 3 * float((values - tau).mean()) / (n_groups - 2)
         room = (1 - abs(mean)) / 2  # near ±1 the formula would step over the edge, where there is no bias
         shift = min(max(shift, -room), room)
-    quantile = _t_quantile(n_targets, n_groups, level)
+    quantile = t_quantile(n_targets, n_groups, level)
     # The slope of artanh at the mean serves both centres: nearer to ±1 it would explode.
     half = quantile * stderr / (1 - _inside(mean) ** 2)
     ends = [float(np.tanh(np.arctanh(_inside(centre)) + d)) for centre in (mean, mean + shift) for d in (-half, half)]
@@ -122,7 +120,7 @@ def _inside(correlation: float) -> float:
     return min(max(correlation, -1 + 1e-12), 1 - 1e-12)
 
 
-def _stderr(values: Floats, subsets: float, within: Floats) -> float:
+def two_way_stderr(values: Floats, subsets: float, within: Floats) -> float:
     """Two-way standard error of the mean of `values`, with the variances of `two_way_interval` already corrected."""
     n = len(values)
     targets = float(values.var(ddof=1)) / n if n > 1 else 0.0
@@ -130,123 +128,20 @@ def _stderr(values: Floats, subsets: float, within: Floats) -> float:
     return float(np.sqrt(subsets + max(0.0, targets - both)))
 
 
-def _t_quantile(n_targets: int, n_groups: int, level: float) -> float:
+def freedom(n_targets: int, n_groups: int) -> int:
+    """Degrees of freedom of a two-way mean: of its scarcer samples; one target is a fixed one, not a sample."""
+    return (min(n_targets, n_groups) if n_targets > 1 else n_groups) - 1
+
+
+def t_quantile(n_targets: int, n_groups: int, level: float) -> float:
+    """Student's t that an interval of this level takes."""
     from scipy.special import stdtrit
 
-    freedom = (min(n_targets, n_groups) if n_targets > 1 else n_groups) - 1
-    return float(stdtrit(freedom, (1 + level) / 2))
+    return float(stdtrit(freedom(n_targets, n_groups), (1 + level) / 2))
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """The best LDS that any method could reach against a ground truth of several seeds per subset.
-
-    Attributes:
-        lds: mean over targets of `per_target`; NaN where no target has one.
-        ci: its two-way confidence interval.
-        per_target: float64 [n_targets]; NaN where a seed's margins are constant or hold NaN.
-        reliability: mean over targets of the reliability of the seeds' mean.
-        n_excluded: targets without a ceiling.
-    """
-
-    lds: float
-    ci: tuple[float, float]
-    per_target: Floats = field(repr=False)
-    reliability: float
-    n_excluded: int
-
-
-def noise_ceiling(repeats: npt.ArrayLike, *, level: float = 0.95) -> Ceiling | None:
-    """The noise ceiling from R models per subset that differ only in their seed.
-
-    Per target, r is the mean Spearman correlation over subsets between two single seeds; the mean of R seeds then has
-    the reliability R·r/(1 + (R − 1)·r) (Spearman 1910; Brown 1910), and a perfect predictor of the expected margins
-    correlates with that mean by its square root. Negative estimates count as zero.
-
-    The interval is two-way, as `two_way_interval`, with subsets deleted in groups of equal size. The correlations of
-    what is left come from their influences, r − Σ_{i∈g} h_i/(M − |g|), and each goes through the same formula.
-
-    Args:
-        repeats: [R, M, T], margins of seed, subset, target; may be a memmap.
-        level: nominal coverage.
-
-    Returns:
-        The ceiling, or None for R = 1, which cannot tell noise from signal.
-
-    Raises:
-        InputError: not an array of numbers of three dimensions, or fewer than three subsets.
-    """
-    array = repeats if isinstance(repeats, np.ndarray) else np.asarray(repeats)
-    if array.ndim != 3 or array.dtype.kind not in "biuf":
-        raise InputError(
-            f"repeats has shape {array.shape} and dtype {array.dtype}; give numbers [seeds, subsets, targets]"
-        )
-    n_seeds, m, n_targets = array.shape
-    if n_seeds == 1:
-        return None
-    if m < 3 or not n_seeds or not n_targets:
-        raise InputError(f"repeats has shape {array.shape}; give at least three subsets and one target")
-    from bench.kernels.ranks import blocks, map_blocks
-
-    # Interleaved groups: rows in sequence may come from one worker, hence share what is peculiar to it.
-    group = np.arange(m) % min(m, _JACKKNIFE_GROUPS)
-    sizes = np.bincount(group)
-
-    def work(block: slice) -> tuple[Floats, Floats]:
-        rho, left_out = _between_seeds(array[:, :, block], group)
-        return rho, rho[:, None] - left_out / (m - sizes)
-
-    parts = map_blocks(work, blocks(n_targets, m * n_seeds))
-    rho = np.concatenate([part[0] for part in parts])
-    deleted = np.concatenate([part[1] for part in parts])
-    reliability, per_target = _spearman_brown(rho, n_seeds)
-    kept = np.isfinite(per_target)
-    values, replicates = per_target[kept], _spearman_brown(deleted[kept], n_seeds)[1]
-    if not len(values):
-        return Ceiling(np.nan, (np.nan, np.nan), per_target, np.nan, n_targets)
-    scale = (len(sizes) - 1) / len(sizes)
-    means = replicates.mean(axis=0)
-    within = scale * np.square(replicates - replicates.mean(axis=1, keepdims=True)).sum(axis=1)
-    stderr = _stderr(values, scale * float(np.square(means - means.mean()).sum()), within)
-    mean = float(values.mean())
-    half = _t_quantile(len(values), len(sizes), level) * stderr
-    return Ceiling(
-        lds=mean,
-        ci=(max(0.0, mean - half), min(1.0, mean + half)),
-        per_target=per_target,
-        reliability=float(reliability[kept].mean()),
-        n_excluded=int(n_targets - kept.sum()),
-    )
-
-
-def _between_seeds(margins: npt.NDArray[np.generic], group: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
-    """Mean correlation between two seeds [T], and its influences summed by group [T, groups], from [R, M, T]."""
-    from bench.kernels.ranks import correlate_rows
-
-    n_seeds, m, n_targets = margins.shape
-    ranks = [_ranks(np.ascontiguousarray(seed.T, np.float64)) for seed in margins]
-    rho, influence = np.zeros(n_targets), np.zeros((n_targets, m))
-    one_rho, one_influence = np.empty(n_targets), np.empty((n_targets, m))
-    for first in range(n_seeds):
-        for second in range(first + 1, n_seeds):
-            correlate_rows(ranks[first], ranks[second], one_rho, one_influence)
-            rho += one_rho
-            influence += one_influence
-    pairs = n_seeds * (n_seeds - 1) / 2
-    sums = np.zeros((n_targets, int(group.max()) + 1))
-    for label in range(sums.shape[1]):
-        sums[:, label] = influence[:, group == label].sum(axis=1)
-    return rho / pairs, sums / pairs
-
-
-def _spearman_brown(r: Floats, n_seeds: int) -> tuple[Floats, Floats]:
-    """Reliability of the mean of the seeds, and its square root."""
-    positive = np.where(np.isnan(r), np.nan, np.clip(r, 0, 1))
-    reliability: Floats = n_seeds * positive / (1 + (n_seeds - 1) * positive)
-    return reliability, np.sqrt(reliability)
-
-
-def _ranks(rows: Floats) -> npt.NDArray[np.int32]:
+def rank(rows: Floats) -> npt.NDArray[np.int32]:
+    """Centred doubled average ranks of each row of numbers [T, M] (`bench.kernels.ranks.rank_rows`)."""
     from bench.kernels.ranks import rank_rows
 
     ranks = np.empty(rows.shape, np.int32)

@@ -1,0 +1,251 @@
+"""baseline.json: what of a run another run can be compared with, in one file small enough for version control.
+
+Per method the LDS of every target, the influence of every eval subset on the mean, and a sketch of all influences:
+enough for the paired intervals of `bench.stats.paired_difference`, without score matrices or ground truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from bench import atomic, hashing
+from bench.errors import InputError
+from bench.stats.paired import SKETCH, Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.datasets import Data
+    from bench.judge import Judge
+    from bench.results import Leaderboard
+
+SCHEMA = 1
+FILE = "baseline.json"
+_MARGINS = 256  # numbers in the margins' sketch
+_ROUNDED = 2e-5  # an LDS and the mean of its rounded targets agree to this
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True):
+    """The models that judged.
+
+    Attributes:
+        setting, alpha, output, protocol, seed, repeats: as in `bench.results.Leaderboard`.
+        n_train, n_targets, n_subsets: sizes.
+        data, recipe, masks, targets: hashes of the examples, of how models are trained, of the eval subsets, and of the
+            target examples.
+        margins: sketch of the ranks of the margins: the same models on another machine agree but for rounding.
+    """
+
+    setting: str
+    alpha: float
+    output: str
+    protocol: str
+    seed: int
+    repeats: int
+    n_train: int
+    n_targets: int
+    n_subsets: int
+    data: str
+    recipe: str
+    masks: str
+    targets: str
+    margins: list[float]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One method; the arrays are empty where it has no LDS.
+
+    Attributes:
+        per_target: `[n_targets]`, None where excluded.
+        influence: `[n_subsets]`; sketch: `[1024]` (`bench.stats.paired.Sample`).
+    """
+
+    name: str
+    params: dict[str, Any]
+    status: Literal["ok", "skipped", "failed"]
+    reason: str | None = None
+    lds: float | None = None
+    ci: tuple[float, float] | None = None
+    per_target: list[float | None] = []
+    influence: list[float] = []
+    sketch: list[float] = []
+
+    @property
+    def sample(self) -> Sample:
+        """For comparisons."""
+        values = [math.nan if value is None else value for value in self.per_target]
+        return Sample(np.array(values), np.array(self.influence), np.array(self.sketch))
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """The file.
+
+    Attributes:
+        schema: version of this format.
+        judged: what every method was judged by.
+        methods: in the order of the table.
+        made: provenance: date, command, commit, versions, hardware.
+        digest: of all the rest; one that does not fit shows that the file was edited.
+    """
+
+    schema: int = SCHEMA
+    judged: Judged
+    methods: list[Entry]
+    made: dict[str, str] = {}
+    digest: str = ""
+
+    def sealed(self) -> Baseline:
+        """The same with its digest."""
+        return msgspec.structs.replace(self, digest=_digest(self))
+
+
+def _digest(baseline: Baseline) -> str:
+    return hashing.digest(msgspec.to_builtins(msgspec.structs.replace(baseline, digest="")))
+
+
+def of_run(
+    board: Leaderboard,
+    samples: Mapping[str, Sample],
+    judge: Judge,
+    data: Data,
+) -> Baseline:
+    """What of a run is kept for comparisons.
+
+    Args:
+        board: its leaderboard.
+        samples: of the methods that have an LDS, by name.
+        judge: its eval rows.
+        data: the setting's examples.
+    """
+    judged = Judged(
+        setting=board.setting,
+        alpha=board.alpha,
+        output=board.output,
+        protocol=board.protocol,
+        seed=board.seed,
+        repeats=board.rows.repeats,
+        n_train=board.n_train,
+        n_targets=board.n_targets,
+        n_subsets=len(judge.masks),
+        data=board.hashes.get("data", ""),
+        recipe=board.hashes.get("recipe", ""),
+        masks=hashing.array(np.packbits(judge.masks, axis=1)),
+        targets=hashing.digest([hashing.array(data.test_x), hashing.array(data.test_y)]),
+        margins=_rounded(_margin_sketch(judge), 5),
+    )
+    entries = []
+    for row in board.methods:
+        one = samples.get(row.name) if row.lds is not None else None
+        entries.append(
+            Entry(
+                name=row.name,
+                params=row.params,
+                status=row.status,
+                reason=row.reason,
+                lds=row.lds,
+                ci=row.ci,
+                per_target=[] if one is None else [None if v != v else round(v, 6) for v in one.per_target.tolist()],
+                influence=[] if one is None else _rounded(one.influence, 6),
+                sketch=[] if one is None else _rounded(one.sketch, 5),
+            )
+        )
+    made = {"command": board.command, **{f"version of {k}": v for k, v in board.versions.items()}, **board.hardware}
+    return Baseline(judged=judged, methods=entries, made=made).sealed()
+
+
+def _rounded(values: NDArray[np.float64], digits: int) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in values.tolist()]
+
+
+def _margin_sketch(judge: Judge) -> NDArray[np.float64]:
+    """Of ranks scaled to [−1, 1], so that two files' sketches can be compared by their angle."""
+    from bench.kernels.sketch import add_to_sketch
+
+    out, ranks = np.zeros(_MARGINS), judge.ranks.ranks
+    for start in range(0, len(ranks), 1024):
+        add_to_sketch(ranks[start : start + 1024] / max(1, ranks.shape[1] - 1), start, out)
+    return out
+
+
+def write(path: Path, baseline: Baseline) -> None:
+    """Write it, one line for each method's numbers, so that a diff shows which methods changed.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    whole = msgspec.to_builtins(baseline)
+    methods = ",\n".join(f"  {msgspec.json.encode(entry).decode()}" for entry in whole.pop("methods"))
+    head = msgspec.json.format(msgspec.json.encode({k: v for k, v in whole.items() if k != "judged"})).decode()
+    judged = msgspec.json.encode(whole["judged"]).decode()
+    text = head.rstrip().removesuffix("}").rstrip() + f',\n  "judged": {judged},\n  "methods": [\n{methods}\n  ]\n}}\n'
+    atomic.write_text(path, text)
+
+
+def read(path: Path) -> Baseline:
+    """Read and check a baseline, given the file or the folder of a run.
+
+    Raises:
+        InputError: it is not there, torn, of another schema, or was edited: the field is named.
+    """
+    file = path / FILE if path.is_dir() else path
+    try:
+        text = file.read_bytes()
+        version = msgspec.json.decode(text, type=_Header).schema
+    except FileNotFoundError as error:
+        hint = "name a folder that `bench run` wrote" if path.is_dir() else "make it with `bench check RUN --update`"
+        raise InputError(f"{file} does not exist: {hint}") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{file} is not a baseline ({error}): write it anew with `bench check RUN --update`"
+        ) from error
+    if version != SCHEMA:
+        raise InputError(f"{file}: schema is {version}, and this version reads {SCHEMA}: write it anew with --update")
+    try:
+        found = msgspec.json.decode(text, type=Baseline)
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{file} is not a baseline ({error}): write it anew with `bench check RUN --update`"
+        ) from error
+    fault = _fault(found)
+    if fault is not None:
+        raise InputError(f"{file}: {fault}: write it anew with `bench check RUN --update`")
+    return found
+
+
+class _Header(msgspec.Struct):
+    schema: int
+
+
+def _fault(baseline: Baseline) -> str | None:
+    """What does not fit, as `field …`."""
+    names = [entry.name for entry in baseline.methods]
+    judged = baseline.judged
+    if len(set(names)) < len(names):
+        return f"methods has {next(n for n in names if names.count(n) > 1)!r} twice"
+    if len(judged.margins) != _MARGINS:
+        return f"judged.margins has {len(judged.margins)} numbers instead of {_MARGINS}"
+    for at, entry in enumerate(baseline.methods):
+        if entry.lds is None and not entry.per_target:
+            continue
+        where = f"methods[{at}] ({entry.name})"
+        lengths = {"per_target": judged.n_targets, "influence": judged.n_subsets, "sketch": SKETCH}
+        for name, length in lengths.items():
+            if len(getattr(entry, name)) != length:
+                return f"{where}.{name} has {len(getattr(entry, name))} numbers instead of {length}"
+        values = [value for value in entry.per_target if value is not None]
+        if not all(-1 <= value <= 1 for value in values):
+            return f"{where}.per_target has a value outside [−1, 1]"
+        mean = math.fsum(values) / len(values) if values else math.nan
+        if entry.lds is None or not abs(entry.lds - mean) <= _ROUNDED:
+            return f"{where}.lds is {entry.lds}, and its per_target has the mean {mean:.6f}"
+    if baseline.digest != _digest(baseline):
+        return "digest does not fit the rest, so the file was changed by hand"
+    return None

@@ -1,0 +1,147 @@
+"""The rows that judge, and the verdict on a score matrix: LDS, its place between chance and ceiling, its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.scorer import LDS, MarginRanks, Trace, lds
+from bench.stats import (
+    Ceiling,
+    Difference,
+    Null,
+    Sample,
+    Share,
+    Spread,
+    holm,
+    letters,
+    noise_ceiling,
+    paired_difference,
+    permutation_null,
+    rank_intervals,
+    share_of_ceiling,
+    spread_over_targets,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.store import Rows
+
+PERMUTATIONS = 9_999
+_MOST_DRAWN = 40_000_000  # numbers in all permutations together: fewer are drawn where subsets are many
+_ONE_SEED = "one seed per subset cannot tell noise from signal: train with --repeats 2 or more"
+_FEW_SUBSETS = "fewer than three eval subsets: train more models"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of one method.
+
+    Attributes:
+        lds: the score, with its interval.
+        sample: what comparisons with other methods need.
+        null: what chance would reach with these predictions.
+        share: of the ceiling; None without one.
+        spread: over targets.
+    """
+
+    lds: LDS
+    sample: Sample = field(repr=False)
+    null: Null = field(repr=False)
+    share: Share | None
+    spread: Spread
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The rows that judge: one margin per eval subset and target, the mean over the subset's seeds.
+
+    Attributes:
+        masks: bool `[subsets, n_train]`; margins: float32 `[subsets, n_targets]`; ranks: of the margins.
+        ceiling: from the seeds' agreement; None with one seed. why_no_ceiling: then the reason.
+        labels: int `[n_targets]`, the targets' classes; None where they are not known.
+    """
+
+    masks: NDArray[np.bool_]
+    margins: NDArray[np.float32]
+    ranks: MarginRanks = field(repr=False)
+    ceiling: Ceiling | None
+    why_no_ceiling: str | None = None
+    labels: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, rows: Rows, repeats: int, labels: NDArray[np.int64] | None = None) -> Judge:
+        """From eval rows, the seeds of a subset next to each other."""
+        by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
+        margins = by_seed.mean(1)
+        why = _ONE_SEED if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
+        ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
+        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
+
+    def score(self, scores: NDArray[Any]) -> LDS:
+        """LDS of a score matrix; a target that it says nothing on counts as 0."""
+        return lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero")
+
+    def verdict(self, scores: NDArray[Any]) -> Verdict:
+        """All that is said of a score matrix."""
+        n_targets, m = self.ranks.ranks.shape
+        trace = Trace(n_targets, m, None if self.ceiling is None else self.ceiling.group)
+        found = lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero", trace=trace)
+        kept = np.isfinite(found.per_target)
+        drawn = max(999, min(PERMUTATIONS, _MOST_DRAWN // m))
+        labels = np.zeros(n_targets, np.int64) if self.labels is None else self.labels
+        return Verdict(
+            lds=found,
+            sample=Sample(found.per_target, found.influence, trace.sketch),
+            null=permutation_null(trace.ranks, self.ranks.ranks, kept, permutations=drawn),
+            share=None if self.ceiling is None else share_of_ceiling(found.per_target, trace.grouped, self.ceiling),
+            spread=spread_over_targets(found.per_target, labels, self.variance),
+        )
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """Of each target's margin over subsets [n_targets]; NaN where margins hold NaN."""
+        variance: NDArray[np.float64] = self.margins.var(axis=0, dtype=np.float64)
+        return variance
+
+    def control(self, seed: int) -> Verdict:
+        """The verdict on independent normal scores: where chance stands on this ground truth."""
+        rng = np.random.default_rng([seed, 7])
+        return self.verdict(rng.standard_normal((self.masks.shape[1], self.margins.shape[1]), np.float32))
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How far the order of methods is known.
+
+    Attributes:
+        pairs: positions (i, j), i before j, with the difference of j from i and its p-value after Holm's correction.
+        ranks: [k] best and worst rank that each may have.
+        groups: [k] letters: methods that share one cannot be told apart.
+    """
+
+    pairs: list[tuple[int, int, Difference, float]]
+    ranks: list[tuple[int, int]]
+    groups: list[str]
+
+
+def ranking(means: Sequence[float], samples: Sequence[Sample], *, level: float = 0.95) -> Ranking:
+    """Compare all pairs of methods on the same subsets and targets.
+
+    Args:
+        means: LDS of each method, best first.
+        samples: of the same methods.
+        level: simultaneous coverage of the rank intervals; pairs are told apart below 1 − level.
+    """
+    k = len(means)
+    found = [(i, j, paired_difference(samples[i], samples[j], level=level)) for i in range(k) for j in range(i + 1, k)]
+    adjusted = holm([difference.p_value for *_, difference in found])
+    differ = np.zeros((k, k), bool)
+    for (i, j, _), p in zip(found, adjusted, strict=True):
+        differ[i, j] = differ[j, i] = p < 1 - level
+    pairs = [(*one, float(p)) for one, p in zip(found, adjusted, strict=True)]
+    return Ranking(pairs, rank_intervals(means, differ), letters(differ))
