@@ -99,6 +99,7 @@ class MarginRanks:
             InputError: margins are not a numeric matrix.
         """
         from bench.kernels import ranks as kernel
+        from bench.kernels.packed import rank_block
 
         array = as_matrix("margins", margins, "[n_subsets, n_targets]")
         n_subsets, n_targets = array.shape
@@ -113,7 +114,7 @@ class MarginRanks:
 
             def work(block: slice, start: int = start, slab: Array = slab, space: kernel.Workspace = space) -> None:
                 here = slice(start + block.start, start + block.stop)
-                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), ranks[here], kinds[here])
+                rank_block(slab[:, block].T, space.values, ranks[here], kinds[here])
 
             kernel.map_blocks(work, parts)
         return cls(ranks, kinds)
@@ -221,6 +222,7 @@ def lds(
     clusters = group_ids(mask_ids if groups is None else groups, n_subsets)
 
     from bench.kernels import ranks as kernel
+    from bench.kernels.packed import rank_block
 
     rho = np.full(n_targets, np.nan)
     noise = np.zeros(n_targets)
@@ -252,12 +254,12 @@ def lds(
             here = slice(first + block.start, first + block.stop)
             size = block.stop - block.start
             x, y, h = space.x[:size], space.y[:size], space.influence[:size]
-            kernel.rank_rows(kernel.fill_orderable(space.values, predictions[block]), x, prediction_kinds[here])
+            rank_block(predictions[block], space.values, x, prediction_kinds[here])
             x[score_kinds[here] != 0] = 0
             if ranks is not None:
                 y = ranks.ranks[here]
             elif slab is not None:
-                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), y, margin_kinds[here])
+                rank_block(slab[:, block].T, space.values, y, margin_kinds[here])
             kernel.correlate_rows(x, y, rho[here], h)
             noise[here] = by_group(h)
             return h.sum(axis=0), None if trace is None else trace.note(here, x, h)
