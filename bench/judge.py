@@ -77,7 +77,8 @@ class Judge:
     def of(cls, rows: Rows, repeats: int, labels: NDArray[np.int64] | None = None) -> Judge:
         """From eval rows, the seeds of a subset next to each other."""
         by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
-        margins = by_seed.mean(1)
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and such a target is excluded
+            margins = by_seed.mean(1)
         why = _ONE_SEED if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
         return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
@@ -104,8 +105,9 @@ class Judge:
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """Of each target's margin over subsets [n_targets]; NaN where margins hold NaN."""
-        variance: NDArray[np.float64] = self.margins.var(axis=0, dtype=np.float64)
+        """Of each target's margin over subsets [n_targets]; NaN where margins are not finite."""
+        with np.errstate(invalid="ignore"):
+            variance: NDArray[np.float64] = self.margins.var(axis=0, dtype=np.float64)
         return variance
 
     def control(self, seed: int) -> Verdict:

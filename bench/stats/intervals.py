@@ -102,17 +102,23 @@ def two_way_interval(
     mean = float(values.mean())
     correction = n_groups / (n_groups - 1)
     stderr = two_way_stderr(values, correction * float(np.square(cluster_influence).sum()), correction * within)
-    shift = 0.0
-    if n_groups > 2:
-        tau = 2 / np.pi * np.arcsin(np.clip(2 * np.sin(np.pi * values / 6), -1, 1))
-        shift = 3 * float((values - tau).mean()) / (n_groups - 2)
-        room = (1 - abs(mean)) / 2  # near ±1 the formula would step over the edge, where there is no bias
-        shift = min(max(shift, -room), room)
+    shift = small_sample_shift(values, n_groups)
     quantile = t_quantile(n_targets, n_groups, level)
     # The slope of artanh at the mean serves both centres: nearer to ±1 it would explode.
     half = quantile * stderr / (1 - _inside(mean) ** 2)
     ends = [float(np.tanh(np.arctanh(_inside(centre)) + d)) for centre in (mean, mean + shift) for d in (-half, half)]
     return Interval(stderr, min(mean, *ends), max(mean, *ends))
+
+
+def small_sample_shift(values: Floats, n_groups: int) -> float:
+    """What the mean of Spearman correlations over so many subsets lacks of that over unlimited ones, by the formula of
+    `two_way_interval`; at most half the way to ±1, which the formula would step over.
+    """
+    if n_groups < 3:
+        return 0.0
+    tau = 2 / np.pi * np.arcsin(np.clip(2 * np.sin(np.pi * values / 6), -1, 1))
+    room = (1 - abs(float(values.mean()))) / 2
+    return min(max(3 * float((values - tau).mean()) / (n_groups - 2), -room), room)
 
 
 def _inside(correlation: float) -> float:
@@ -150,16 +156,21 @@ def rank(rows: Floats) -> npt.NDArray[np.int32]:
 
 
 class GroupSums:
-    """Per row of h [B, M]: the sum over groups of squared sums within a group."""
+    """Per row of h [B, M]: the sums within each group of columns, and the sum of their squares."""
 
     def __init__(self, clusters: npt.NDArray[np.intp]) -> None:
         self.order = np.argsort(clusters, kind="stable")
         self.starts = np.flatnonzero(np.diff(clusters[self.order], prepend=-1))
         self.singletons = len(self.starts) == len(clusters)
 
+    def sums(self, h: Floats) -> Floats:
+        """The sums [B, groups], in the order of the labels."""
+        within: Floats = np.add.reduceat(h[:, self.order], self.starts, axis=1)
+        return within
+
     def __call__(self, h: Floats) -> Floats:
-        """The sums [B]."""
-        sums = h if self.singletons else np.add.reduceat(h[:, self.order], self.starts, axis=1)
+        """The sums of squares [B]."""
+        sums = h if self.singletons else self.sums(h)
         squares: Floats = np.einsum("ij,ij->i", sums, sums)
         return squares
 
