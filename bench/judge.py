@@ -87,13 +87,18 @@ class Judge:
         """LDS of a score matrix; a target that it says nothing on counts as 0."""
         return lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero")
 
-    def verdict(self, scores: NDArray[Any]) -> Verdict:
-        """All that is said of a score matrix."""
+    def verdict(self, scores: NDArray[Any], *, permutations: int = PERMUTATIONS) -> Verdict:
+        """All that is said of a score matrix.
+
+        Args:
+            scores: `[n_train, n_targets]`.
+            permutations: at most so many are drawn: fewer, but not under 999, where subsets are beyond 4,000.
+        """
         n_targets, m = self.ranks.ranks.shape
         trace = Trace(n_targets, m, None if self.ceiling is None else self.ceiling.group)
         found = lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero", trace=trace)
         kept = np.isfinite(found.per_target)
-        drawn = max(999, min(PERMUTATIONS, _MOST_DRAWN // m))
+        drawn = min(permutations, max(999, _MOST_DRAWN // m))
         labels = np.zeros(n_targets, np.int64) if self.labels is None else self.labels
         return Verdict(
             lds=found,

@@ -152,7 +152,7 @@ def share_of_ceiling(
         The share, or None where the ceiling cannot be told from zero or no target has both.
     """
     kept = np.isfinite(per_target) & np.isfinite(ceiling.between)
-    if not kept.any():
+    if not kept.any() or not ceiling.ci[0] > 0:
         return None
     m, sizes = len(ceiling.group), np.bincount(ceiling.group)
     own, between, deleted = per_target[kept], ceiling.between[kept], ceiling.deleted[kept]
@@ -166,16 +166,17 @@ def share_of_ceiling(
         noise = _jackknife(own_deleted, _attainable(deleted, centre, s, seeds)[1])
         covariance = covariance + _positive(np.cov(own, best) / n - noise / n**2)
     shift = small_sample_shift(between, m)
-    unbiased = (
-        own.mean() + small_sample_shift(own, m),
-        _attainable(between + shift, centre + shift, s, seeds)[1].mean(),
-    )
-    t = t_quantile(n, len(sizes), level)
-    found = [_fieller(*means, covariance, t) for means in ((own.mean(), best.mean()), unbiased)]
+    means = own.mean(), best.mean()
+    unbiased = means[0] + small_sample_shift(own, m), _attainable(between + shift, centre + shift, s, seeds)[1].mean()
+    step = np.array([1, -means[0] / means[1]]) / means[1]  # of the ratio, in each mean
+    stderr = float(np.sqrt(step @ covariance @ step))
+    gap = abs(unbiased[0] / unbiased[1] - means[0] / means[1]) / stderr if stderr else 0.0
+    t = t_quantile(n, len(sizes), level, gap)
+    found = [_fieller(*both, covariance, t) for both in (means, unbiased)]
     if any(ends is None for ends in found):
         return None
     ends = [end for both in found if both is not None for end in both]
-    return Share(float(own.mean() / best.mean()), (min(ends), max(ends)))
+    return Share(float(means[0] / means[1]), (min(ends), max(ends)))
 
 
 def _jackknife(first: Floats, second: Floats) -> Floats:
