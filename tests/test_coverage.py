@@ -114,7 +114,7 @@ REPEATED = World(noise=1, repeats=2)
 def test_lds_intervals(world: World, m: int, t: int) -> None:
     rng = np.random.default_rng(1)
     (truth,), _ = world.truth()
-    draws, hits, means = 1_000, 0, []
+    draws, hits, means = 2_000, 0, []
     for _ in range(draws):
         judge, (scores,), own = world.draw(rng, m, t)
         found = judge.score(scores)

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.stats import spearmanr
 
 from bench.errors import InputError
 from bench.scorer import lds
 from bench.stats import GroupSums, spearman_influence, two_way_interval
+from bench.stats.intervals import t_quantile
 
 Array = NDArray[Any]
 
@@ -120,6 +122,28 @@ class TestInterval:
         values, influence, within = np.linspace(0.2, 0.4, 9), np.full(30, 0.01), np.full(9, 1e-3)
         narrow, wide = (two_way_interval(values, influence, within, level=level) for level in (0.5, 0.99))
         assert wide.low < narrow.low < narrow.high < wide.high
+
+    @pytest.mark.parametrize("freedom", [3, 50])
+    def test_either_of_two_values_is_covered_at_the_level(self, freedom: int) -> None:
+        """An interval around both 0 and `gap`: what it misses of a t around either is 5%."""
+        two_sided, one_sided = stats.t.ppf(0.975, freedom), stats.t.ppf(0.95, freedom)
+        assert t_quantile(1, freedom + 1, 0.95) == pytest.approx(two_sided)
+        for gap in (0.01, 0.3, 1.0, 2.0):
+            quantile = t_quantile(1, freedom + 1, 0.95, gap)
+            assert one_sided < quantile < two_sided
+            covered = stats.t.cdf(gap + quantile, freedom) - stats.t.cdf(-quantile, freedom)
+            assert covered == pytest.approx(0.95)
+        assert t_quantile(1, freedom + 1, 0.95, np.inf) == pytest.approx(one_sided)
+
+    def test_spans_the_mean_with_and_without_its_bias(self) -> None:
+        """Without any noise, what is left is the bias of Spearman's correlation on 10 subsets."""
+        rho = 0.5
+        tau = 2 / np.pi * np.arcsin(2 * np.sin(np.pi * rho / 6))
+        interval = two_way_interval(np.full(4, rho), np.zeros(10), np.zeros(4))
+        assert interval.low == pytest.approx(rho)
+        assert interval.high == pytest.approx(rho + 3 * (rho - tau) / 8)
+        mirrored = two_way_interval(np.full(4, -rho), np.zeros(10), np.zeros(4))
+        assert (mirrored.low, mirrored.high) == pytest.approx((-interval.high, -interval.low))
 
     def test_repeats_in_a_group_count_once(self) -> None:
         """The same rows again are no new evidence: copies in one group leave the error alone."""

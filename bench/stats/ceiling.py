@@ -54,7 +54,8 @@ def noise_ceiling(repeats: npt.ArrayLike, *, level: float = 0.95) -> Ceiling | N
     Bayes and empirical Bayes methods", J. Am. Stat. Assoc. 79:393). Their noise comes from the influences:
     T/(T − 1)·(mean of the r_j's variances − variance of m).
 
-    The interval is `two_way_interval` of m, each end carried through the formula with s as it is.
+    The interval is `two_way_interval` of m, each end carried through the formula with s as it is. In simulations
+    (`tests/test_coverage.py`) 95% intervals cover 92% to 96% from 50 subsets on, and 90% to 94% with 20.
 
     Args:
         repeats: [R, M, T], margins of seed, subset, target; may be a memmap.
@@ -140,7 +141,9 @@ def share_of_ceiling(
     mean(L) − R·mean(C) does not speak against, given the two-way covariance of both means. That is a jackknife over
     groups of subsets that are left out of LDS and ceiling alike, plus the covariance of L_j and C_j over targets less
     what of it is their own subset noise, as in `two_way_interval`: the noise that LDS and ceiling share does not count.
-    As there, the result spans the intervals with and without the small-sample bias of Spearman's correlation.
+    As there, the result spans the intervals with and without the small-sample bias of Spearman's correlation. In
+    simulations 95% intervals cover 94% to 98%; where a reliability of some .1 makes half of the draws have no share,
+    those that have one cover less (85% with 20 subsets, 94% with 200).
 
     Args:
         per_target: [T], L_j, the LDS of each target; NaN where excluded.
