@@ -36,6 +36,8 @@ _PRESENTING = (
     "judge.py",
     "progress.py",
     "results.py",
+    "shuffle.py",
+    "sketch.py",
     "standings.py",
     "status.py",
     "tables.py",

@@ -124,6 +124,7 @@ class Trace:
     """What `lds` can leave behind of its work, for tests and comparisons.
 
     Attributes:
+        groups: [n_subsets], labels 0, 1, …, each in use; one group where none are given.
         ranks: int32 [n_targets, n_subsets], of the predictions, as `MarginRanks.ranks`; zeros where there are none.
         sketch: float64 [1024], of the influences (`bench.stats.paired`).
         grouped: float64 [n_targets, groups], the influences h_i on each target's LDS, summed over the subsets of each
@@ -132,17 +133,17 @@ class Trace:
 
     def __init__(self, n_targets: int, n_subsets: int, groups: npt.NDArray[np.intp] | None = None) -> None:
         self.groups = np.zeros(n_subsets, np.intp) if groups is None else groups
+        self._sums = GroupSums(self.groups)
         self.ranks = np.zeros((n_targets, n_subsets), np.int32)
         self.sketch = np.zeros(SKETCH)
         self.grouped = np.zeros((n_targets, int(self.groups.max()) + 1))
-        self._indicator = np.eye(self.grouped.shape[1])[self.groups]
 
     def note(self, targets: slice, ranks: Array, influence: Floats) -> Floats:
         """Keep a block of targets; returns its share of the sketch."""
         from bench.kernels.sketch import add_to_sketch
 
         self.ranks[targets] = ranks
-        self.grouped[targets] = influence @ self._indicator
+        self.grouped[targets] = self._sums.sums(influence)
         part = np.zeros_like(self.sketch)
         add_to_sketch(influence, targets.start, part)
         return part
