@@ -15,6 +15,8 @@ _LAZY = {
     "Method": "bench.methods",
     "Needs": "bench.methods",
     "Task": "bench.task",
+    "check": "bench.comparing.check",
+    "compare": "bench.comparing.compare",
     "fit_datamodels": "bench.lasso",
     "fit_least_squares": "bench.ridge",
     "fit_ridge": "bench.ridge",
@@ -26,6 +28,8 @@ _LAZY = {
 __all__ = ["__version__", *sorted(_LAZY)]
 
 if TYPE_CHECKING:
+    from bench.comparing.check import check as check
+    from bench.comparing.compare import compare as compare
     from bench.datasets import Data as Data
     from bench.datasets import Dataset as Dataset
     from bench.errors import BenchError as BenchError

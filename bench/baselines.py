@@ -194,34 +194,59 @@ def read(path: Path) -> Baseline:
         InputError: it is not there, torn, of another schema, or was edited: the field is named.
     """
     file = path / FILE if path.is_dir() else path
+    text = _content(path, file)
+    remedy = _remedy(file)
+    delete = remedy if remedy.startswith("delete it") else f"delete it and {remedy}"
     try:
-        text = file.read_bytes()
-        version = msgspec.json.decode(text, type=_Header).schema
-    except FileNotFoundError as error:
-        hint = "name a folder that `bench run` wrote" if path.is_dir() else "make it with `bench check RUN --update`"
-        raise InputError(f"{file} does not exist: {hint}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"{file} is not a baseline ({error}): write it anew with `bench check RUN --update`"
-        ) from error
-    if version != SCHEMA:
-        raise InputError(f"{file}: schema is {version}, and this version reads {SCHEMA}: write it anew with --update")
+        whole = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a baseline ({error}): {delete}") from error
+    if isinstance(whole, dict) and "ground_truth" in whole and "judged" not in whole:
+        raise InputError(f"{file} is a leaderboard, not a baseline: name its folder {file.parent}, or a {FILE}")
+    if not resembles(whole):
+        raise InputError(f"{file} is not a baseline (judged or methods is missing): {delete}")
+    if whole.get("schema") != SCHEMA:
+        version = whole.get("schema", "missing")
+        raise InputError(f"{file}: schema is {version}, and this version reads {SCHEMA}: {remedy}")
     try:
-        found = msgspec.json.decode(text, type=Baseline)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"{file} is not a baseline ({error}): write it anew with `bench check RUN --update`"
-        ) from error
+        found = msgspec.convert(whole, Baseline)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{file} is not a baseline ({error}): {remedy}") from error
     fault = _fault(found)
     if fault is not None:
-        raise InputError(f"{file}: {fault}: write it anew with `bench check RUN --update`")
+        raise InputError(f"{file}: {fault}: {remedy}")
+    if found.judged.n_subsets < 2:
+        raise InputError(
+            f"{file}: judged.n_subsets is {found.judged.n_subsets}, and a difference needs at least two: run with more "
+            "--models"
+        )
     return found
 
 
-class _Header(msgspec.Struct):
-    schema: int
+def resembles(whole: Any) -> bool:
+    """Whether a JSON document was once a baseline, be it of another schema or edited."""
+    return isinstance(whole, dict) and {"judged", "methods"} <= set(whole)
+
+
+def _content(path: Path, file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        if (path / "leaderboard.json").exists():
+            hint = "an older version made this run: give its command again, which uses its scores and takes seconds"
+        elif path.is_dir():
+            hint = "name a folder that `bench run` wrote"
+        else:
+            hint = f"name a folder that `bench run` wrote, or make it with `bench check RUN --baseline {file} --update`"
+        raise InputError(f"{file} does not exist: {hint}") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _remedy(file: Path) -> str:
+    if file.name == FILE and (file.parent / "leaderboard.json").exists():
+        return "delete it and run the same command again, which takes seconds"
+    return f"make a new one with `bench check RUN --baseline {file} --update`"
 
 
 def _fault(baseline: Baseline) -> str | None:
@@ -230,6 +255,11 @@ def _fault(baseline: Baseline) -> str | None:
     judged = baseline.judged
     if len(set(names)) < len(names):
         return f"methods has {next(n for n in names if names.count(n) > 1)!r} twice"
+    for name in ("n_train", "n_targets", "n_subsets", "repeats"):
+        if getattr(judged, name) < 1:
+            return f"judged.{name} is {getattr(judged, name)}"
+    if not 0 < judged.alpha < 1:
+        return f"judged.alpha is {judged.alpha:g}"
     if len(judged.margins) != _MARGINS:
         return f"judged.margins has {len(judged.margins)} numbers instead of {_MARGINS}"
     for at, entry in enumerate(baseline.methods):
@@ -246,6 +276,8 @@ def _fault(baseline: Baseline) -> str | None:
         mean = math.fsum(values) / len(values) if values else math.nan
         if entry.lds is None or not abs(entry.lds - mean) <= _ROUNDED:
             return f"{where}.lds is {entry.lds}, and its per_target has the mean {mean:.6f}"
+        if entry.ci is not None and not -1 <= entry.ci[0] <= entry.lds <= entry.ci[1] <= 1:
+            return f"{where}.ci is {list(entry.ci)}, which does not hold its lds {entry.lds}"
     if baseline.digest != _digest(baseline):
         return "digest does not fit the rest, so the file was changed by hand"
     return None

@@ -1,7 +1,8 @@
 """`python -m bench`: verbs that each import only what they use, so that help and lists answer at once.
 
-Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run, or a row of a
-worker, failed, or a store is damaged; 2 bad usage or bad input, with one sentence on stderr; 130 interrupted.
+Results go to stdout, progress to stderr. Exit codes: 0 done; 1 a method of the run, or a row of a worker, failed, a
+method is worse than before, or a store is damaged; 2 bad usage or bad input, with one sentence on stderr; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from bench import shards
+from bench.comparing import cli as comparing
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
 
 _VERBS = (
-    *("run", "train", "attribute", "lds", "datamodels-curve", "report"),
+    *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
     *("list", "recipe", "verify", "import", "export"),
 )
 _EPILOG = """examples:
@@ -71,8 +73,12 @@ def parser() -> argparse.ArgumentParser:
 
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    own = (_add_run, _add_train, _add_attribute, _add_lds, _add_curve, _add_report, _add_list, _add_recipe, _add_verify)
-    for add in (*own, interop.add_import, interop.add_export):
+    for add in (
+        *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
+        *(comparing.add_compare, comparing.add_check),
+        *(_add_report, _add_list, _add_recipe, _add_verify),
+        *(interop.add_import, interop.add_export),
+    ):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from bench import shards
+from bench.comparing import cli as comparing
 from bench.errors import BenchError
+from bench.interop import cli as interop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -377,23 +379,18 @@ def _stores(folder: Path) -> list[Path]:
     return status.stores_in(folder)
 
 
-def interop(given: argparse.Namespace) -> int:
-    """Other tools' files."""
-    from bench.interop import cli
-
-    return cli.run(given)
-
-
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "train": train,
     "attribute": attribute,
     "lds": lds,
     "datamodels-curve": datamodels_curve,
+    "compare": comparing.compare,
+    "check": comparing.check,
     "report": report,
     "list": list_,
     "recipe": recipe,
     "verify": verify,
-    "import": interop,
-    "export": interop,
+    "import": interop.run,
+    "export": interop.run,
 }
