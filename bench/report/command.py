@@ -42,11 +42,14 @@ def make(given: argparse.Namespace) -> Leaderboard:
 
 
 def _data(given: argparse.Namespace, board: Leaderboard) -> Data | str:
-    if given.setting is not None:
+    if given.setting is None:
+        try:
+            datasets.check(board.setting)
+        except BenchError:
+            return f"{board.setting} is no setting of this installation; name it, with its file, by --setting"
+    else:
         datasets.check(given.setting)
     try:
-        setting = datasets.setting(given.setting or board.setting)
-        return runner.load(setting, given.data_dir, given.allow_modified_data)
+        return runner.load(datasets.setting(given.setting or board.setting), given.data_dir, given.allow_modified_data)
     except BenchError as error:
-        hint = "" if given.setting else "; name its file with --setting" if "there is no setting" in str(error) else ""
-        return f"{error}{hint}"
+        return str(error)

@@ -139,7 +139,9 @@ def gather(
     if (data.n_train, data.n_targets) != (board.n_train, board.n_targets):
         there = f"these are {data.n_train} × {data.n_targets}"
         return f"the run is of {board.n_train} training examples × {board.n_targets} targets, and {there}"
-    if board.hashes.get("data") != hashing.data(data):
+    if "data" not in board.hashes:
+        return "the leaderboard does not say by a hash which examples it is of"
+    if board.hashes["data"] != hashing.data(data):
         return "the examples that were read are not those of the run (their hashes differ)"
     shown = choose(board.n_targets, per_target, targets)
     methods, missing = [], {}

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
 
 FOLDER = "curve"
 ESTIMATORS = ("lasso", "heldout")
+_FEWEST_FIT, _FEWEST_TUNE = 10, 3  # as in bench.curve, which is slow to import
 _MOST_WORK = 5e9  # fit rows × training examples × targets: up to about half a minute of LASSO on two cores
 
 
 def kept(folder: Path, board: Leaderboard) -> Curve | str:
     """The curve in RUN/curve, if it is of the run's ground truth and of this code; else why there is none."""
+    if few := _too_few(board):
+        return few
     if not (folder / FOLDER / "curve.json").is_file():
         return _advice("it has not been drawn yet", folder)
     try:
         found = _read(folder, _store(folder, board))
     except InputError as error:
-        return str(error)
+        return _sentence(error, folder)
     if found is None or not found.points:
         return _advice("the one that is there is not of this run and this code", folder)
     return found
@@ -37,6 +40,8 @@ def made(folder: Path, board: Leaderboard, progress: Progress) -> Curve | str:
     """The same, fitted now where it is missing; points that are finished and still right are used again."""
     from bench.curve import datamodels_curve
 
+    if few := _too_few(board):
+        return few
     try:
         truth = _store(folder, board)
         found = _read(folder, truth)
@@ -50,7 +55,19 @@ def made(folder: Path, board: Leaderboard, progress: Progress) -> Curve | str:
         )
         return datamodels_curve(truth, None, names, out=folder / FOLDER, progress=progress)
     except InputError as error:
-        return str(error)
+        return _sentence(error, folder)
+
+
+def _too_few(board: Leaderboard) -> str | None:
+    fit, tune = board.rows.fit, board.rows.tune
+    if fit >= _FEWEST_FIT and tune >= _FEWEST_TUNE:
+        return None
+    return f"it takes {_FEWEST_FIT} fit and {_FEWEST_TUNE} tune rows at least, and the run has {fit} and {tune}"
+
+
+def _sentence(error: InputError, folder: Path) -> str:
+    """Without the run's own folder: a report is sent to others."""
+    return str(error).replace(f"{folder}/", "")
 
 
 def _advice(why: str, folder: Path, verb: str = "report") -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from bench import tables
 from bench.report import breakdown, plots, provenance, svg, table
 from bench.report.markup import figure, json, number, section, source_hash, text
@@ -97,13 +99,13 @@ def _figures(board: Leaderboard) -> str:
         also = f"; not told apart from {len(alike)} other{'s' if len(alike) > 1 else ''}" if alike else ""
         name = best.name if len(tied) == 1 else f"{best.name} and {len(tied) - 1} more"
         shown.append((tables.lds(best.lds), "best LDS", f"{name}{also}"))
-        if best.of_ceiling is not None:
+        if best.of_ceiling is not None and best.of_ceiling.value > 0:
             what = "of what noise lets any method reach"
             shown.append((f"{number(100 * best.of_ceiling.value, 0)}%", what, f"{best.name}"))
     if board.ceiling is not None:
         shown.append((tables.lds(board.ceiling.lds), "noise ceiling", tables.interval(board.ceiling.ci)))
     others = len(board.methods) - len(rows)
-    rest = f"{others} without a score" if others else "all have a score"
+    rest = f"{others} without a score" if others else "none failed or was skipped"
     shown.append((str(len(board.methods)), "method" if len(board.methods) == 1 else "methods", rest))
     items = "".join(
         f"<div><dt>{text(title)}</dt><dd><b>{text(value)}</b> <span>{text(more)}</span></dd></div>"
@@ -132,7 +134,8 @@ def _sections(
 
 def _ranking(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> str:
     parts = [table.ranked(board)]
-    notes = "".join(f"<li>{text(note)}</li>" for note in tables.footnotes(board))
+    in_order = msgspec.structs.replace(board, methods=plots.scored(board))  # the table itself says why others failed
+    notes = "".join(f"<li>{text(note)}</li>" for note in tables.footnotes(in_order))
     if notes:
         parts.append(f'<h3>Notes</h3><ul class="notes">{notes}</ul>')
     if board.chance is not None:
@@ -192,7 +195,7 @@ def _examples(gallery: Gallery | str) -> str:
         )
     missing = "".join(f"<li>{text(name)}: {text(why)}</li>" for name, why in gallery.missing.items())
     return f"""<p class="soft">{said}</p>
-<noscript><p class="absent">To look through them, this page needs JavaScript.</p></noscript>
+<p class="absent script-less">To look through them, this page needs JavaScript.</p>
 <div id="gallery" class="script-only">
 {_tools(gallery)}
 <p id="gallery-status" role="status" aria-live="polite"></p>

@@ -60,7 +60,7 @@ def standings(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) ->
     rows = scored(board)
     names = [shortened(row.name, 26) for row in rows]
     left = 0.3 + 0.072 * max(map(len, names))
-    made, axes = _figure(7.2, 0.7 + 0.27 * len(rows), left, 0.45, top=0.25)
+    made, axes = _figure(7.4, 0.7 + 0.27 * len(rows), left, 0.45, right=0.5, top=0.25)
     spreads = [quantiles(row, per_target) for row in rows]
     for at, (row, spread) in enumerate(zip(rows, spreads, strict=True)):
         if spread is not None:
@@ -89,10 +89,12 @@ def standings(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) ->
     said = "; ".join(f"{row.name} {tables.lds(row.lds)} {tables.interval(row.ci)}" for row in rows)
     ceiling = "" if board.ceiling is None else f". Noise ceiling {tables.lds(board.ceiling.lds)}"
     drawn = svg.inline(made, "standings", "LDS of each method with its 95% interval", said + ceiling)
-    caption = (
-        "Dot and dark bar: the mean LDS of a method with its 95% interval. Light box and line: the middle half and the "
-        "middle nine tenths of single targets, so how much it differs from one target to the next."
-    )
+    caption = "Dot and dark bar: the mean LDS of a method with its 95% interval."
+    if any(spreads):
+        caption += (
+            " Light box and line: the middle half and the middle nine tenths of single targets, so how much it differs "
+            "from one target to the next."
+        )
     if board.ceiling is not None:
         caption += " Dashed: the noise ceiling, which no method can be expected to pass."
     if board.chance is not None:
@@ -122,7 +124,7 @@ def costs(board: Leaderboard) -> str:
         board,
         "seconds",
         lambda row: max(row.cost.train_seconds + row.cost.seconds, 0.01),
-        "seconds to train and attribute (log scale)",
+        "seconds to train and attribute (log scale, from 0.01)",
         "log",
     )
     models = _cost(board, "models", lambda row: row.cost.models, "models trained (log scale from 1)", "symlog")

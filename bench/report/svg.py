@@ -113,11 +113,12 @@ def _rename(root: ElementTree.Element, name: str) -> None:
     ids: dict[str, str] = {}
     for element in root.iter():
         old = element.attrib.pop("id", None)
-        if old in used:
+        if old is not None and old in used:
             element.attrib["id"] = ids[old] = f"{name}-{len(ids) + 1}"
 
     def renamed(found: re.Match[str]) -> str:
-        return f"url(#{ids[found[1]]})" if found[1] else f"#{ids[found[2]]}"
+        old = str(found[1] or found[2])
+        return f"url(#{ids[old]})" if found[1] else f"#{ids[old]}"
 
     for element in root.iter():
         for key, value in element.attrib.items():

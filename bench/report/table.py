@@ -68,9 +68,10 @@ class _Scale:
 def ranked(board: Leaderboard) -> str:
     """The table with its filter."""
     scale = _Scale.of(board)
-    head = "".join(_head(column, board, scale) for column in _COLUMNS)
+    head = "".join(_head(column, scale) for column in _COLUMNS)
     body = "\n".join(_row(row, board, scale, at) for at, row in enumerate(board.methods))
     count = len(board.methods)
+    counted = "1 method" if count == 1 else f"{count} methods"
     caption = "Methods, best first. The button of a column sorts by it."
     made = (
         f'<table id="ranking-table"><caption class="hidden">{caption}</caption>'
@@ -79,30 +80,31 @@ def ranked(board: Leaderboard) -> str:
     return (
         '<p class="tools script-only"><label for="filter">Filter methods</label> '
         '<input id="filter" type="search" autocomplete="off" spellcheck="false"> '
-        f'<span id="filter-count" role="status" aria-live="polite">{count} of {count} methods</span></p>'
+        f'<span id="filter-count" role="status" aria-live="polite">{count} of {counted}</span></p>'
         + scroller(made, "Ranked methods, table")
         + _legend(board)
     )
 
 
-def _head(column: _Column, board: Leaderboard, scale: _Scale) -> str:
+def _head(column: _Column, scale: _Scale) -> str:
     sorted_ = ' aria-sort="ascending"' if column.name == "rank" else ""
     title = f' title="{text(column.hint)}"' if column.hint else ""
     falls = ' data-falls="1"' if column.falls else ""
     kind = ' class="r"' if column.right else ""
     button = f'<button type="button" data-key="{column.name}"{falls}{title}>{column.title}</button>'
     span = ' colspan="2"' if column.name == "lds" else ""
-    axis = _axis(board, scale) if column.name == "lds" else ""
+    axis = _axis(scale) if column.name == "lds" else ""
     if axis:
         button = f'<div class="lds-head">{button}{axis}</div>'
     return f'<th scope="col"{span}{kind}{sorted_}>{button}</th>'
 
 
-def _axis(board: Leaderboard, scale: _Scale) -> str:
+def _axis(scale: _Scale) -> str:
     """Numbers above the bars."""
-    marks = [f'<text x="{scale(0)}" y="15">0</text>', f'<text x="{scale(scale.high)}" y="15">{scale.high:g}</text>']
-    if board.ceiling is not None and board.ceiling.lds < scale.high - 0.25 * (scale.high - scale.low):
-        marks.append(f'<text x="{scale(board.ceiling.lds)}" y="15">ceiling</text>')
+    marks = [
+        f'<text x="{scale(0)}" y="15">0</text>',
+        f'<text class="last" x="{scale(scale.high)}" y="15">{scale.high:g}</text>',
+    ]
     return f'<svg class="bar" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">{"".join(marks)}</svg>'
 
 
