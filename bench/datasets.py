@@ -65,8 +65,8 @@ class Data:
     test_y: NDArray[np.int64]
     n_classes: int
     origin: Mapping[str, str] = field(default_factory=dict)
-    image: tuple[int, ...] = ()
-    class_names: tuple[str, ...] = ()
+    image: tuple[int, ...] = field(default=(), kw_only=True)
+    class_names: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse examples that cannot be trained on.

@@ -73,4 +73,4 @@ def read_split(
 
     train_x, train_y, image = part("train", "n_train", n_train)
     test_x, test_y, _ = part("t10k", "n_test", n_test)
-    return Data(train_x, train_y, test_x, test_y, 10, found.origin, image, class_names)
+    return Data(train_x, train_y, test_x, test_y, 10, found.origin, image=image, class_names=class_names)
