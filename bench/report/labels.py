@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from bench.report.markup import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _HEIGHT, _LETTER = 10.0, 4.5  # of a letter, in points
 _DOT = 4.0
@@ -49,8 +50,7 @@ def placed(axes: Axes, x: Sequence[float], y: Sequence[float], names: Sequence[s
         y: the same.
         names: what stands beside them.
     """
-    figure = axes.get_figure(root=True)
-    assert figure is not None
+    figure = cast("Figure", axes.figure)
     inches = figure.dpi_scale_trans.inverted()
     transform = axes.transData + inches
     dots = [tuple(72 * value for value in transform.transform((a, b))) for a, b in zip(x, y, strict=True)]
