@@ -220,4 +220,4 @@ def _tools(gallery: Gallery) -> str:
 <p><button type="button" id="previous">Previous</button> <button type="button" id="next">Next</button></p>
 </div>
 <p id="search-hint" class="soft">A number (17), a class (class 3{named}), worst or best. Arrow keys walk along the
-strip.</p>"""
+strip. ✓ and a blue frame: of the target's own class.</p>"""
