@@ -21,6 +21,7 @@ from bench.comparing import cli as comparing
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.report.cli import add_report
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
-        *(_add_report, _add_list, _add_recipe, _add_verify),
+        *(add_report, _add_list, _add_recipe, _add_verify),
         *(interop.add_import, interop.add_export),
     ):
         made = add(verbs)
@@ -263,13 +264,6 @@ def _add_curve(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", help="where to fit by LASSO: auto, cpu or cuda (auto)")
     made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    return made
-
-
-def _add_report(verbs: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser("report", help="print a run's table and write its report.html")
-    made.add_argument("run", metavar="RUN", help="folder that bench run wrote")
-    made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
     return made
 
 

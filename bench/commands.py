@@ -292,14 +292,10 @@ def _count(word: str) -> int:
 
 def report(given: argparse.Namespace) -> int:
     """A run's table, and its report."""
-    from pathlib import Path
+    with _results_only():
+        from bench.report import command
 
-    from bench import atomic, report, results
-
-    folder = Path(given.run)
-    folder = folder.parent if folder.name == "leaderboard.json" else folder
-    board = results.read(folder)
-    atomic.write_text(folder / "report.html", report.html(board, results.read_per_target(folder)))
+        board = command.make(given)
     _show(board, given.json)
     return 0
 

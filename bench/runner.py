@@ -215,7 +215,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     columns = {name: verdict.lds.per_target for name, verdict in verdicts.items()}
     samples = {name: verdict.sample for name, verdict in verdicts.items()}
     baselines.write(folder / baselines.FILE, baselines.of_run(board, samples, judge, data))
-    results.write(folder, board, columns, data.test_y, judge.variance)
+    results.write(folder, board, columns, data.test_y, judge.variance, data)
     progress.say(f"written to {shown}")
     return board
 
