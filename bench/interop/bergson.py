@@ -39,7 +39,9 @@ def import_(given: argparse.Namespace) -> list[str]:
 
     source, dest = Path(given.source), score_matrix.target(given.dest)
     if source.suffix == ".json":
+        options.unused(given, options.SCORES, "masks")
         return _masks(source, dest, given.n_train)
+    options.unused(given, options.STORES, "scores")
     options.sense(given, NAME)
     reading.folder(source, "the folder of info.json and scores.bin, or a subsets.json")
     folder = source / "scores" if (source / "scores").is_dir() else source

@@ -43,8 +43,10 @@ def import_(given: argparse.Namespace) -> list[str]:
     source = Path(given.source)
     if given.dest.endswith(".npy"):
         score_matrix.target(given.dest)
+        options.unused(given, options.STORES, "scores")
         return score_matrix.import_(given, NAME, score_matrix.Read(reading.read(source), [source]))
     store_import.target(given.dest)
+    options.unused(given, ("store",), "a store")
     reading.folder(source, f"the folder of {_VALUES} and {_INDICES}")
     folder = source / "lds" if (source / "lds").is_dir() else source
     indices, values = folder / _INDICES, folder / _VALUES

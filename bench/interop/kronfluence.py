@@ -45,19 +45,21 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
     options.output_is(made)
     options.rows(made)
     options.scores(made, orientation="test,train", sign=None)
-    made.add_argument("--key", default=KEY, metavar="NAME", help=f"of the scores ({KEY})")
+    made.add_argument("--key", metavar="NAME", help=f"of the scores ({KEY})")
 
 
 def import_(given: argparse.Namespace) -> list[str]:
     """Make a store, or a score matrix; gives what to print."""
-    from bench.interop import reading, score_matrix, store_import
+    from bench.interop import options, reading, score_matrix, store_import
 
     source = Path(given.source)
     if given.dest.endswith(".npy"):
         path = source / _SCORES if source.is_dir() else source
         score_matrix.target(given.dest)
-        return score_matrix.import_(given, NAME, score_matrix.Read(reading.read(path, given.key), [path]))
+        options.unused(given, options.STORES, "scores")
+        return score_matrix.import_(given, NAME, score_matrix.Read(reading.read(path, given.key or KEY), [path]))
     store_import.target(given.dest)
+    options.unused(given, options.SCORES, "a store, whose sign follows from the files' names or --output-is")
     reading.folder(source, "the folder of masks.pt and margins.pt or losses.pt")
     return store_import.import_(given, NAME, truth(source, _OUTPUTS, (".pt",), given.output_is))
 

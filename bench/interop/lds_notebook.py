@@ -12,7 +12,7 @@ ABOUT = """One file, to a folder DEST:
   lds_outputs_per_subset.pt  float32 [20, 256]
 Its subsets are in no file: the notebook draws them after np.random.seed(42), 20 times
 np.random.choice(range(5000), 2500, replace=False), and this import draws the same. The outputs are logsumexp margins.
-With 20 subsets an LDS is known to about ±.02 (the standard error under chance)."""
+With 20 subsets chance alone gives an LDS of about ±.017 (one standard deviation)."""
 
 N_SUBSETS, N_TRAIN, N_KEPT, SEED = 20, 5000, 2500, 42
 _FILE = "lds_outputs_per_subset.pt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bench.errors import BenchError
@@ -82,6 +83,29 @@ def output_is(made: argparse.ArgumentParser) -> None:
         choices=("margin", "loss"),
         help="what the outputs are, where the file's name does not say; the sign of losses is turned",
     )
+
+
+STORES = ("output_is", "eval_rows", "tune_rows", "allow_leak", "dataset", "n_train")
+SCORES = ("sign", "orientation", "store", "key")
+
+
+def unused(given: argparse.Namespace, names: Iterable[str], made: str) -> None:
+    """Make sure that nothing was asked for that has no effect.
+
+    Args:
+        given: the options.
+        names: those without effect; a name that the format does not have is none.
+        made: what is made, as the error says it.
+
+    Raises:
+        BenchError: one was given.
+    """
+    usual = {"tune_rows": 0, "allow_leak": False, "dataset": ""}
+    for name in names:
+        if getattr(given, name, None) not in (None, usual.get(name)):
+            raise BenchError(
+                f"--{name.replace('_', '-')} has no effect on {made}, which DEST {given.dest!r} asks for: leave it out"
+            )
 
 
 def sense(given: argparse.Namespace, name: str) -> Sense:

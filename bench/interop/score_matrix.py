@@ -99,9 +99,7 @@ def origins(files: Sequence[Path]) -> dict[str, Origin]:
     """Hash and size of files, by their names (with folders, where two have the same name)."""
     one_each = sorted(set(files))
     alone = len({path.name for path in one_each}) == len(one_each)
-    return {
-        path.name if alone else str(path): Origin(hashing.file(path), path.stat().st_size) for path in one_each
-    }
+    return {path.name if alone else str(path): Origin(hashing.file(path), path.stat().st_size) for path in one_each}
 
 
 def read_origin(scores: Path) -> ScoreOrigin | None:

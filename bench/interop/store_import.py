@@ -230,4 +230,3 @@ def _first_of(masks: NDArray[np.bool_]) -> dict[int, int]:
         if first != row:
             found[row] = first
     return found
-

@@ -257,6 +257,12 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes(*arguments: Any) -> bytes:
+    if arguments:
+        raise InputError("a pickle that makes bytes of anything is no pickle of arrays")
+    return b""
+
+
 def _ordered(*arguments: Any) -> dict[Any, Any]:
     if arguments:
         raise InputError("an OrderedDict with content at its making is not read")
@@ -284,6 +290,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined, unused-
             ("torch._utils", "_rebuild_parameter"): _parameter,
             ("_codecs", "encode"): _encode,
             ("collections", "OrderedDict"): _ordered,
+            ("__builtin__", "bytes"): _no_bytes,  # an empty array's
         }
         if (module, name) not in known:
             raise InputError(

@@ -33,11 +33,12 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
 
 def import_(given: argparse.Namespace) -> list[str]:
     """Make a score matrix; gives what to print."""
-    from bench.interop import reading, score_matrix
+    from bench.interop import options, reading, score_matrix
 
     score_matrix.target(given.dest)
     source = Path(given.source)
     if not source.is_dir():
+        options.unused(given, ("experiment",), "the scores of one file")
         return score_matrix.import_(
             given, NAME, score_matrix.Read(reading.npy(reading.present(source)), [source], ["TRAK's own sign: margins"])
         )
