@@ -522,6 +522,19 @@ def test_files_that_are_none(main: Main, made: dict[str, Array], kind: str, endi
     refused(main("import", "scores", f"{kind}.{ending}", "s.npy", *how), f"{kind}.{ending}")
 
 
+def test_folders_that_are_none(main: Main) -> None:
+    Path("circle").symlink_to("circle")
+    Path("file").write_text("x")
+    for name, words in (("circle", "leads in a circle"), ("file", "is a file"), ("missing", "No such file")):
+        for words_of, more in (("kronfluence", ()), ("arrays", ()), ("dattri", ("--sign", "+", "--n-train", "9"))):
+            refused(main("import", words_of, name, "S", *more), name, words)
+        refused(main("import", "quanda", name, "s.npy", "--sign", "+"), name, words)
+    Path("K").mkdir()
+    Path("K/masks.pt").symlink_to("masks.pt")
+    Path("K/margins.pt").write_bytes(b"")
+    refused(main("import", "kronfluence", "K", "S"), "K/masks.pt is a symbolic link that leads in a circle")
+
+
 def test_headers_that_claim_more_than_there_is(main: Main) -> None:
     how = ("--orientation", "train,test", "--sign", "+")
     header = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}

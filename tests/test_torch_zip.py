@@ -116,13 +116,16 @@ def test_what_may_be_called_cannot_be_altered_or_subclassed(tmp_path: Path) -> N
         start + b"N}(X\x05\x00\x00\x00_doesK\x01u\x86b.",  # BUILD with slots
         start + b")\x81.",  # NEWOBJ
         start + b".",  # the name itself
+        b"\x80\x02\x82\x01.",  # EXT1
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}(X\x01\x00\x00\x00aK\x01u\x86b.",
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x00tQN}(X\x05\x00\x00\x00arrayK\x01u\x86b.",
         b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
         b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.",
         b"\x80\x02ccollections\nOrderedDict\n](K\x01K\x02\x86e\x85R.",
     ):
         assert pickletools.genops(text)
         with pytest.raises(InputError, match=r"a\.pt"):
-            torch_zip.read(packed(tmp_path / "a.pt", text))
+            torch_zip.read(packed(tmp_path / "a.pt", text, data0=b""))
 
 
 def test_few_bytes_do_not_ask_for_much_memory(tmp_path: Path) -> None:

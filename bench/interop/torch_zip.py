@@ -162,6 +162,18 @@ class _Storage(NamedTuple):
     dtype: np.dtype[Any]
 
 
+class _Held:
+    """A storage that a pickle has named: it can be given to a tensor, and nothing else."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    def __setstate__(self, state: Any) -> None:
+        raise InputError("a pickle that alters a storage is no pickle of arrays")
+
+
 class _Call:
     """Stands for a function that a pickle may name: it can be called, and nothing else."""
 
@@ -236,8 +248,9 @@ class _Tensor:
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> None:
         size = _size(shape)
         _size(stride)
-        if not isinstance(storage, np.ndarray) or type(offset) is not int or offset < 0 or len(stride) != len(shape):
+        if not isinstance(storage, _Held) or type(offset) is not int or offset < 0 or len(stride) != len(shape):
             raise InputError("a tensor without a storage is torn or made up")
+        storage = storage.array
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
         if size and (last >= len(storage) or size > len(storage)):
             raise InputError(
@@ -299,7 +312,10 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined, unused-
             )
         return _Call(known[module, name])
 
-    def persistent_load(self, pid: Any) -> Array:
+    def get_extension(self, code: int) -> None:
+        raise InputError(f"{self.path} names an object by a number ({code}), which no pickle of arrays does")
+
+    def persistent_load(self, pid: Any) -> _Held:
         if not (
             isinstance(pid, tuple)
             and len(pid) == 5
@@ -313,7 +329,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc, name-defined, unused-
             raise InputError(f"{self.path}: its pickle names a storage that there cannot be: it is torn or made up")
         if pid[2] not in self.storages:
             self.storages[pid[2]] = self.storage(pid[1].dtype, pid[2], pid[4])
-        return self.storages[pid[2]]
+        return _Held(self.storages[pid[2]])
 
 
 def _plain(path: Path, value: Any, depth: int) -> Any:
