@@ -251,6 +251,7 @@ def lds(given: argparse.Namespace) -> int:
     if given.json:
         _print_json(found)
         return 0
+    print("".join(f"{stamp}\n" for stamp in found["stamps"]), end="")
     low, high = found["ci"]
     print(f"LDS {found['lds']:.4f}  95% interval [{low:.4f}, {high:.4f}]")
     print(f"{found['n_subsets']} subsets × {found['n_targets']} targets", end="")

@@ -17,14 +17,20 @@ class Format(NamedTuple):
         summary: what it is, in a line.
         module: what reads and writes it; it imports nothing heavy before it is asked to.
         reads: whether `bench import` does; writes: whether `bench export` does.
-        about: what else `--list` says of it.
+        about: what else `--list` says of it; where empty, the module's ABOUT.
     """
 
     summary: str
     module: str
     reads: bool
     writes: bool
-    about: str
+    about: str = ""
+
+    @property
+    def text(self) -> str:
+        """What `--list` says of it, besides the summary."""
+        said: str = self.about or self.load().ABOUT
+        return said
 
     def load(self) -> Any:
         """The module."""
@@ -53,5 +59,45 @@ Exported margins are float16, whatever the store's are.""",
         about="""A torch file of a dict: weight [n_train, n_targets], bias [n_targets], lam [n_targets].
 bias and lam are in SCORES.extra.npz beside the scores, or in files of their own.
 bench lds --scores FILE.pt reads such a file.""",
+    ),
+    "kronfluence": Format(
+        "masks and margins or losses of Kronfluence's repository: a store; its pairwise scores: a score matrix",
+        "bench.interop.kronfluence",
+        reads=True,
+        writes=True,
+    ),
+    "dattri": Format(
+        "target values and kept indices of dattri's benchmark: a store; its scores: a score matrix",
+        "bench.interop.dattri",
+        reads=True,
+        writes=True,
+    ),
+    "trak": Format("scores in a TRAKer's save_dir: a score matrix", "bench.interop.trak", reads=True, writes=True),
+    "quanda": Format(
+        "explanations that quanda has cached: a score matrix", "bench.interop.quanda", reads=True, writes=False
+    ),
+    "bergson": Format(
+        "bergson's scores.bin: a score matrix; its subsets.json: masks",
+        "bench.interop.bergson",
+        reads=True,
+        writes=False,
+    ),
+    "lds-notebook": Format(
+        "outputs of the TRAK authors' LDS notebook: a store", "bench.interop.lds_notebook", reads=True, writes=False
+    ),
+    "d-trak": Format(
+        "pickles of D-TRAK: refused, with how to convert them", "bench.interop.d_trak", reads=True, writes=False
+    ),
+    "arrays": Format(
+        "masks and outputs of any tool, .npy, .npz or .pt: a store",
+        "bench.interop.any_arrays",
+        reads=True,
+        writes=False,
+    ),
+    "scores": Format(
+        "scores of any tool, .npy, .npz, .pt or .safetensors: a score matrix",
+        "bench.interop.any_scores",
+        reads=True,
+        writes=False,
     ),
 }
