@@ -19,10 +19,11 @@ from bench import shards
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.sharing import cli as sharing
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "report"),
-    *("list", "recipe", "verify", "import", "export"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     own = (_add_run, _add_train, _add_attribute, _add_lds, _add_curve, _add_report, _add_list, _add_recipe, _add_verify)
-    for add in (*own, interop.add_import, interop.add_export):
+    for add in (*own, interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import shards
 from bench.errors import BenchError
+from bench.sharing import cli as sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -396,4 +397,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "import": interop,
     "export": interop,
+    "push": sharing.push,
+    "pull": sharing.pull,
 }
