@@ -25,7 +25,6 @@ MOST_BYTES = 256 * 2**20  # of a manifest
 _MOST_PART = 2**30  # a part is held in memory
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_NAME = 200
-_ASKED = "asked.json"
 
 Kind = Literal["trained", "imported", "worker", "arrays"]
 RECORDS: dict[Kind, str] = {"trained": "meta.json", "imported": "meta.json", "worker": "gathered.json"}
@@ -88,9 +87,9 @@ class Manifest(msgspec.Struct, frozen=True):
         return f"manifest-{hashlib.sha256(content).hexdigest()}.json", content
 
     def within(self, other: Manifest) -> bool:
-        """Whether `other` makes this one needless: all that it holds is there, byte for byte."""
-        mine = {entry for entry in self.files if entry.path != _ASKED}
-        return self.whole <= other.whole and self.rows <= other.rows and mine <= set(other.files)
+        """Whether `other` makes this one needless: it is as whole, and has all blocks of it, byte for byte."""
+        mine = {entry for entry in self.files if entry.rows is not None}
+        return self.whole <= other.whole and self.rows <= other.rows and bool(mine) and mine <= set(other.files)
 
 
 class _Header(msgspec.Struct):

@@ -95,7 +95,7 @@ class Remote:
     @property
     def one_by_one(self) -> bool:
         """Whether two files must not be written at once: a repository of the hub takes a commit for each."""
-        return "hf" in self._protocols
+        return "hf" in self._protocols and not self.root.startswith("buckets/")
 
     @property
     def _protocols(self) -> set[str]:
