@@ -353,10 +353,10 @@ def test_what_manifests_hold_together(made: list[tuple[bool, int, set[tuple[int,
         base = max(one.rows for one in found.values() if one.whole)
         assert chosen.whole
         assert chosen.rows == chosen.held == base
-        files = set(chosen.files.values())
+        got = set(chosen.files.values())
         bases = [set(one.files) for one in found.values() if one.whole and one.rows == base]
         after = {entry for entry in held if entry.rows and entry.rows.start >= base}
-        assert any(whole <= files <= whole | after for whole in bases)
+        assert any(whole <= got <= whole | after for whole in bases)
         assert {entry.path for entry in after} <= set(chosen.files)
     else:
         assert rows_of == {row for entry in held for row in entry.rows or ()}
