@@ -22,10 +22,11 @@ from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
 from bench.report.cli import add_report
+from bench.sharing import cli as sharing
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
-    *("list", "recipe", "verify", "import", "export"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
         *(add_report, _add_list, _add_recipe, _add_verify),
-        *(interop.add_import, interop.add_export),
+        *(interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull),
     ):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")

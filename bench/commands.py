@@ -15,6 +15,7 @@ from bench import shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.sharing import cli as sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -390,4 +391,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "import": interop.run,
     "export": interop.run,
+    "push": sharing.push,
+    "pull": sharing.pull,
 }
