@@ -15,14 +15,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench import shards
+from bench import memorization_cli, shards
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "report"),
-    *("list", "recipe", "verify", "import", "export"),
+    *("list", "recipe", "verify", "import", "export", "memorization"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     own = (_add_run, _add_train, _add_attribute, _add_lds, _add_curve, _add_report, _add_list, _add_recipe, _add_verify)
-    for add in (*own, interop.add_import, interop.add_export):
+    for add in (*own, interop.add_import, interop.add_export, memorization_cli.add):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return top

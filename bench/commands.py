@@ -384,6 +384,13 @@ def interop(given: argparse.Namespace) -> int:
     return cli.run(given)
 
 
+def memorization(given: argparse.Namespace) -> int:
+    """Memorization, influence, consistency."""
+    from bench import memorization_cli
+
+    return memorization_cli.run(given)
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": run,
     "train": train,
@@ -396,4 +403,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "import": interop,
     "export": interop,
+    "memorization": memorization,
 }

@@ -34,6 +34,8 @@ _PRESENTING = (
     "curve_tables.py",
     "evidence.py",
     "judge.py",
+    "memorization_cli.py",
+    "memorization_files.py",
     "progress.py",
     "results.py",
     "standings.py",

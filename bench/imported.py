@@ -51,7 +51,7 @@ class Imported(msgspec.Struct, frozen=True):
         source: name of the format that was read.
         origin: file of the source → its hash and size.
         dataset: what the source calls it, empty where it does not say; split: `test` or `train`, what the targets are.
-        alpha: kept fraction; output: what the margins are.
+        alpha: kept fraction; output: what the margins are; `correctness`: 1 where the model is right, 0 where not.
         n_rows, n_train, n_targets: shapes.
         roles: which rows do what.
         first_of: row → the earlier row that it shares its mask with.
@@ -70,7 +70,7 @@ class Imported(msgspec.Struct, frozen=True):
     dataset: str
     split: str
     alpha: float
-    output: Output
+    output: Output | Literal["correctness"]
     n_rows: int
     n_train: int
     n_targets: int
@@ -92,6 +92,15 @@ class Imported(msgspec.Struct, frozen=True):
     def title(self) -> str:
         """What it is of, for tables and messages."""
         return f"{self.dataset or 'a dataset without a name'}, {self.split} targets"
+
+    @property
+    def outputs(self) -> str:
+        """What the margins are, in words."""
+        return self.output if self.output == "correctness" else f"{self.output} margins"
+
+    def n_of(self, name: str) -> int:
+        """Examples that the last axis of an array is about: targets, or training examples."""
+        return self.n_train if name.startswith("train_") else self.n_targets
 
     @property
     def spans(self) -> str:
@@ -142,7 +151,7 @@ def lines(imported: Imported) -> list[str]:
     arrays = [f"{name} {dtype} {[imported.n_rows, *shape]}" for name, (dtype, shape) in imported.schema.items()]
     size = sum(file.size for file in imported.origin.values())
     return [
-        f"imported from {imported.source}: {imported.title}, alpha {imported.alpha:g}, {imported.output} margins",
+        f"imported from {imported.source}: {imported.title}, alpha {imported.alpha:g}, {imported.outputs}",
         f"rows: {imported.n_rows} ({imported.spans})",
         f"arrays: {', '.join(arrays)}",
         f"files: {', '.join(imported.origin)} ({size:,} bytes)",

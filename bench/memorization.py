@@ -1,7 +1,7 @@
 """Memorization, influence and consistency from models on random subsets, with standard errors.
 
 Feldman and Zhang (2020), "What neural networks memorize and why: discovering the long tail via influence estimation",
-eq. 1 and 2: how much likelier a model is to be right on an example when the example (or another) is in its training set.
+eq. 1 and 2: how much likelier a model is to be right on an example when that example, or another, is trained on.
 Jiang et al. (2021), "Characterizing structural regularities of labeled data in overparameterized models": how likely a
 model is to be right on an example that it was not trained on (consistency; its mean over subset sizes is the C-score).
 

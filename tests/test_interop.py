@@ -451,7 +451,7 @@ def test_bad_places(main: Main, release: dict[str, Array]) -> None:
     refused(imported(main, store="R"), "R is there already")
     assert imported(main, store="empty")[0] == 0  # an empty folder is as good as none
     refused(main("import", "datamodel-data", "R", "S"), "no format 'datamodel-data'; did you mean 'datamodels-data'?")
-    refused(main("import"), "the format is missing (there are: datamodels-data)", "--list")
+    refused(main("import"), "the format is missing (there are: datamodels-data, ", "--list")
     refused(main("import", "datamodels-data", "R"), "what is missing: STORE")
 
 
