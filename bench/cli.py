@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench import shards
+from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
@@ -26,7 +26,7 @@ from bench.sharing import cli as sharing
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
-    *("list", "recipe", "verify", "import", "export", "push", "pull"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
         *(add_report, _add_list, _add_recipe, _add_verify),
-        *(interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull),
+        *(interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull, memorization_cli.add),
     ):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")

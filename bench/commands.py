@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench import shards
+from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError
 from bench.interop import cli as interop
@@ -393,4 +393,5 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": interop.run,
     "push": sharing.push,
     "pull": sharing.pull,
+    "memorization": memorization_cli.run,
 }

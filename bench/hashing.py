@@ -32,6 +32,8 @@ _PRESENTING = (
     "curve_tables.py",
     "evidence.py",
     "judge.py",
+    "memorization_cli.py",
+    "memorization_files.py",
     "progress.py",
     "results.py",
     "shuffle.py",

@@ -19,15 +19,16 @@ from bench.meta import FORMAT, read_header
 from bench.subsets import GROUPS, Group
 
 KIND: Literal["imported"] = "imported"
-Measure = Literal["logsumexp", "max", "margin", "loss", "output"]
-"""What a store's margins are: of a known kind, margins of an unknown one, minus losses, or what is larger for better
-models and not said."""
+Measure = Literal["logsumexp", "max", "margin", "loss", "output", "correctness"]
+"""What a store's margins are: of a known kind, margins of an unknown one, minus losses, what is larger for better models
+and not said, or whether the model is right, 1 or 0."""
 
 LEAK = "LEAK: fitted on the rows that judge"
 _MEASURES = {
     "margin": "margins of a kind that is not said",
     "loss": "minus losses",
     "output": "outputs of a kind that is not said",
+    "correctness": "correctness",
 }
 
 
@@ -114,6 +115,10 @@ class Imported(msgspec.Struct, frozen=True):
     def stamps(self) -> list[str]:
         """What every result of the store must show."""
         return [LEAK] if self.leak else []
+
+    def n_of(self, name: str) -> int:
+        """Examples that the last axis of an array is about: targets, or training examples."""
+        return self.n_train if name.startswith("train_") else self.n_targets
 
     @property
     def spans(self) -> str:

@@ -100,4 +100,27 @@ bench lds --scores FILE.pt reads such a file.""",
         reads=True,
         writes=False,
     ),
+    "heldout-influence": Format(
+        "runs of google-research/heldout-influence-estimation: a store of masks and correctness",
+        "bench.interop.heldout_influence",
+        reads=True,
+        writes=True,
+        about="""Runs: <experiment>/<subset_ratio>/<run_id>/aux_arrays.npz, with correctness_{train,removed,test},
+index_{train,removed,test} and subsample_idx; the arrays come in any order and are put in the order of their indices.
+Every ratio becomes a store. `bench memorization STORE` computes memorization, influence and consistency from it.
+Written are infl_mem.npz (memorization [n_train], influence [n_test, n_train]), the layout by classes of
+cifar100_infl_matrix.npz, the pairs of high influence (tr_idx, tt_idx, infl, mem), or runs again.""",
+    ),
+    "heldout-estimates": Format(
+        "released memorization and influence estimates, .npz: scores and memorization",
+        "bench.interop.heldout_estimates",
+        reads=True,
+        writes=False,
+        about="""infl_mem.npz            memorization [n_train], influence [n_test, n_train]
+cifar100_infl_matrix.npz  tr_mem, tr_labels, tt_labels, and of every class infl_matrix_class{c}, tr_classidx_{c},
+                        tt_classidx_{c}; influence across classes is not in it and becomes 0
+imagenet_index.npz      tr_mem, tr_labels, tr_filenames: memorization alone
+*_pairs_*.npz           tr_idx, tt_idx, infl, mem: pairs alone, the rest becomes 0 (with --n-train and --n-targets)
+DEST.npy gets influence [n_train, n_targets], DEST.extra.npz what else there is.""",
+    ),
 }
