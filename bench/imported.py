@@ -20,8 +20,8 @@ from bench.subsets import GROUPS, Group
 
 KIND: Literal["imported"] = "imported"
 Measure = Literal["logsumexp", "max", "margin", "loss", "output", "correctness"]
-"""What a store's margins are: of a known kind, margins of an unknown one, minus losses, what is larger for better models
-and not said, or whether the model is right, 1 or 0."""
+"""What a store's margins are: of a known kind, margins of an unknown one, minus losses, what is larger for better
+models and not said, or whether the model is right, 1 or 0."""
 
 LEAK = "LEAK: fitted on the rows that judge"
 _MEASURES = {
