@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PARSING = threading.Lock()  # CPython's parser counts its depth once for all threads (its issue 106905)
 _HERE = Path(__file__).resolve().parent
-_APART = {"methods", "datasets", "interop", "report", "stats"}
+_APART = {"methods", "datasets", "interop", "report", "schemas", "stats", "tables"}
 _PRESENTING = (
     "__main__.py",
     "baselines.py",
@@ -38,7 +38,6 @@ _PRESENTING = (
     "results.py",
     "standings.py",
     "status.py",
-    "tables.py",
 )
 _TRAINING = (
     "augment.py",
