@@ -46,6 +46,7 @@ RESNET9 = Recipe(
     augmentation=Augmentation(flip="alternating", translate=2, cutout=4),
     mirror=True,
 )
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # by channel, of all 50,000 training images
 
 _REPLACE = "replace it with the published file"
@@ -201,7 +202,8 @@ def load(files: Files, n_train: int, n_test: int, classes: Sequence[int] = tuple
     origin = {**found.origin, **_counted({"train": labels, "test": test_labels}, files.allow_modified)}
     train_x, train_y = _standardised(images, labels, "n_train", n_train, classes)
     test_x, test_y = _standardised(test_images, test_labels, "n_test", n_test, classes)
-    return Data(train_x, train_y, test_x, test_y, len(classes), origin)
+    names = tuple(NAMES[i] for i in classes)
+    return Data(train_x, train_y, test_x, test_y, len(classes), origin, class_names=names)
 
 
 def _counted(labels: dict[str, NDArray[np.int64]], allow_modified: bool) -> dict[str, str]:

@@ -16,15 +16,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bench import shards
+from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.report.cli import add_report
+from bench.sharing import cli as sharing
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
-    *("list", "recipe", "verify", "import", "export"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -76,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
-        *(_add_report, _add_list, _add_recipe, _add_verify),
-        *(interop.add_import, interop.add_export),
+        *(add_report, _add_list, _add_recipe, _add_verify),
+        *(interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull, memorization_cli.add),
     ):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -263,13 +265,6 @@ def _add_curve(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", help="where to fit by LASSO: auto, cpu or cuda (auto)")
     made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    return made
-
-
-def _add_report(verbs: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser("report", help="print a run's table and write its report.html")
-    made.add_argument("run", metavar="RUN", help="folder that bench run wrote")
-    made.add_argument("--json", action="store_true", help="print the leaderboard as JSON instead of the table")
     return made
 
 

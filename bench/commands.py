@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bench import shards
+from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.sharing import cli as sharing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -251,6 +252,7 @@ def lds(given: argparse.Namespace) -> int:
     if given.json:
         _print_json(found)
         return 0
+    print("".join(f"{stamp}\n" for stamp in found["stamps"]), end="")
     low, high = found["ci"]
     print(f"LDS {found['lds']:.4f}  95% interval [{low:.4f}, {high:.4f}]")
     print(f"{found['n_subsets']} subsets × {found['n_targets']} targets", end="")
@@ -292,14 +294,10 @@ def _count(word: str) -> int:
 
 def report(given: argparse.Namespace) -> int:
     """A run's table, and its report."""
-    from pathlib import Path
+    with _results_only():
+        from bench.report import command
 
-    from bench import atomic, report, results
-
-    folder = Path(given.run)
-    folder = folder.parent if folder.name == "leaderboard.json" else folder
-    board = results.read(folder)
-    atomic.write_text(folder / "report.html", report.html(board, results.read_per_target(folder)))
+        board = command.make(given)
     _show(board, given.json)
     return 0
 
@@ -393,4 +391,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": verify,
     "import": interop.run,
     "export": interop.run,
+    "push": sharing.push,
+    "pull": sharing.pull,
+    "memorization": memorization_cli.run,
 }

@@ -277,10 +277,15 @@ def _empty(truth: GroundTruth, judge: _Judge, n_fit: int, options: dict[str, Any
         seed=options["seed"],
         lasso=options,
         points=[],
-        context=hashing.digest([key, hashing.array(judge.rows.index), hashing.harness_code(), versions]),
+        context=context(key, judge.rows.index),
         versions=versions,
         hardware=launch.hardware("cpu"),
     )
+
+
+def context(key: str, tune: NDArray[np.int64]) -> str:
+    """Hash of what every point depends on: the store's key, the rows that judge, the code and the libraries."""
+    return hashing.digest([key, hashing.array(tune), hashing.harness_code(), launch.versions()])
 
 
 _FITTERS: dict[str, Callable[..., Datamodels]] = {
@@ -398,5 +403,5 @@ def _write_all(folder: Path, curve: Curve, progress: Progress) -> None:
     _write_json(folder, curve)
     atomic.write_text(folder / "curve.csv", curve.to_frame().to_csv(index=False, lineterminator="\n"))
     atomic.write_text(folder / "curve.md", curve_tables.markdown(curve))
-    missing = curve_plot.write(folder, curve)
-    progress.say(f"written to {folder}{missing and f', without the plot: {missing}'}")
+    curve_plot.write(folder, curve)
+    progress.say(f"written to {folder}")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from bench.curve import Curve, Point
 
-_FILES = ("curve.png", "curve.svg")
 _WIDTH, _HEIGHT = 8.3, 3.7  # inches; a README shows 830 pixels
 _ROOM = 0.12  # of the axis, for the number below a tick
 _INK, _SOFT = "#222222", "#767676"
@@ -50,24 +49,14 @@ _RC: dict[Any, Any] = {
 }
 
 
-def write(folder: Path, curve: Curve) -> str:
-    """Write curve.png and curve.svg.
+def write(folder: Path, curve: Curve) -> None:
+    """Write curve.png and curve.svg."""
+    import matplotlib as mpl
 
-    Returns:
-        Why there is no plot, and what to do about it; empty where there is one. A plot of before is then removed.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: F401
-    except ImportError:
-        for name in _FILES:
-            (folder / name).unlink(missing_ok=True)
-        return "matplotlib is not installed (pip install 'ldsbench[plot]')"
     with mpl.rc_context(_RC):
         made = figure(curve)
         atomic.write(folder / "curve.png", lambda file: made.savefig(file, format="png", dpi=200))
         atomic.write(folder / "curve.svg", lambda file: made.savefig(file, format="svg", metadata={"Date": None}))
-    return ""
 
 
 def figure(curve: Curve) -> Figure:

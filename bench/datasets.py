@@ -13,6 +13,7 @@ Its constructor arguments are its parameters (`mnist/mlp:n_train=2000`). A **set
 from __future__ import annotations
 
 import ast
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ class Data:
         test_x: float32 `[n_targets, …]`, test_y: int64 `[n_targets]`: the targets.
         n_classes: number of classes.
         origin: what it was read from: file names and their checksums, or the package that bundles it.
+        image: `(channels, height, width)` of an example that is an image, where its own shape does not say so.
+        class_names: a name for each class; empty where they are numbers.
     """
 
     train_x: NDArray[np.float32]
@@ -62,6 +65,8 @@ class Data:
     test_y: NDArray[np.int64]
     n_classes: int
     origin: Mapping[str, str] = field(default_factory=dict)
+    image: tuple[int, ...] = field(default=(), kw_only=True)
+    class_names: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse examples that cannot be trained on.
@@ -90,6 +95,11 @@ class Data:
         told = self.origin.items() if isinstance(self.origin, Mapping) else [(None,)]
         if not all(isinstance(word, str) for item in told for word in item):
             raise InputError(f"origin of a dataset must be a dict of text to text, and it is {self.origin!r:.100}")
+        if self.image and (len(self.image) != 3 or math.prod(self.image) != self.train_x[0].size):
+            shape = f"(channels, height, width) of {self.train_x[0].size} numbers"
+            raise InputError(f"image of a dataset must be {shape}, and it is {self.image!r:.100}")
+        if self.class_names and len(self.class_names) != self.n_classes:
+            raise InputError(f"class_names of a dataset has {len(self.class_names)} names for {self.n_classes} classes")
 
     @property
     def n_train(self) -> int:

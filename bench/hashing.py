@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PARSING = threading.Lock()  # CPython's parser counts its depth once for all threads (its issue 106905)
 _HERE = Path(__file__).resolve().parent
-_APART = {"methods", "datasets", "comparing", "interop", "report", "stats"}
+_APART = {"methods", "datasets", "comparing", "interop", "report", "sharing", "stats"}
 _PRESENTING = (
     "__main__.py",
     "baselines.py",
@@ -32,8 +32,12 @@ _PRESENTING = (
     "curve_tables.py",
     "evidence.py",
     "judge.py",
+    "memorization_cli.py",
+    "memorization_files.py",
     "progress.py",
     "results.py",
+    "shuffle.py",
+    "sketch.py",
     "standings.py",
     "status.py",
     "tables.py",

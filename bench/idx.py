@@ -52,6 +52,7 @@ def read_split(
     n_test: int,
     mean: float,
     std: float,
+    class_names: tuple[str, ...] = (),
 ) -> Data:
     """The first `n_train` training and `n_test` test images, standardised by `mean` and `std` of pixels in [0, 1].
 
@@ -62,14 +63,14 @@ def read_split(
 
     found = files.find(name, torchvision, md5)
 
-    def part(prefix: str, what: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def part(prefix: str, what: str, n: int) -> tuple[NDArray[np.float32], NDArray[np.int64], tuple[int, ...]]:
         images = read(found.paths[f"{prefix}-images-idx3-ubyte.gz"])
         labels = read(found.paths[f"{prefix}-labels-idx1-ubyte.gz"])
         if not 1 <= n <= len(images):
             raise BenchError(f"{name}: {what} is {n}, and there are {len(images)} images: take 1 to {len(images)}")
         x = ((images[:n] / np.float32(255) - np.float32(mean)) / np.float32(std)).astype(np.float32)
-        return x.reshape(n, -1), labels[:n].astype(np.int64)
+        return x.reshape(n, -1), labels[:n].astype(np.int64), (1, *images.shape[1:])
 
-    train_x, train_y = part("train", "n_train", n_train)
-    test_x, test_y = part("t10k", "n_test", n_test)
-    return Data(train_x, train_y, test_x, test_y, 10, found.origin)
+    train_x, train_y, image = part("train", "n_train", n_train)
+    test_x, test_y, _ = part("t10k", "n_test", n_test)
+    return Data(train_x, train_y, test_x, test_y, 10, found.origin, image=image, class_names=class_names)

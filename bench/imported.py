@@ -16,10 +16,20 @@ from numpy.typing import NDArray
 from bench import hashing
 from bench.errors import InputError
 from bench.meta import FORMAT, read_header
-from bench.recipes import Output
 from bench.subsets import GROUPS, Group
 
 KIND: Literal["imported"] = "imported"
+Measure = Literal["logsumexp", "max", "margin", "loss", "output", "correctness"]
+"""What a store's margins are: of a known kind, margins of an unknown one, minus losses, what is larger for better
+models and not said, or whether the model is right, 1 or 0."""
+
+LEAK = "LEAK: fitted on the rows that judge"
+_MEASURES = {
+    "margin": "margins of a kind that is not said",
+    "loss": "minus losses",
+    "output": "outputs of a kind that is not said",
+    "correctness": "correctness",
+}
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -54,6 +64,7 @@ class Imported(msgspec.Struct, frozen=True):
         alpha: kept fraction; output: what the margins are.
         n_rows, n_train, n_targets: shapes.
         roles: which rows do what.
+        leak: whether all rows fit and judge, which was asked for by --allow-leak; what comes of it is stamped.
         first_of: row → the earlier row that it shares its mask with.
         schema: dtype and shape of one row of each array.
         checksums: sha256 of each file of the store.
@@ -70,7 +81,7 @@ class Imported(msgspec.Struct, frozen=True):
     dataset: str
     split: str
     alpha: float
-    output: Output
+    output: Measure
     n_rows: int
     n_train: int
     n_targets: int
@@ -81,17 +92,33 @@ class Imported(msgspec.Struct, frozen=True):
     notes: list[str] = []
     versions: dict[str, str] = {}
     seed: int = 0
+    leak: bool = False
 
     def keyed(self) -> Imported:
         """The same with its key, the hash of what the rows come from and of what they are for."""
         parts = [self.source, {name: file.sha256 for name, file in self.origin.items()}, self.roles]
         parts += [self.dataset, self.split, self.alpha, self.output, self.seed]
+        parts += ["leak"] if self.leak else []
         return msgspec.structs.replace(self, key=hashing.digest(parts))
 
     @property
     def title(self) -> str:
         """What it is of, for tables and messages."""
         return f"{self.dataset or 'a dataset without a name'}, {self.split} targets"
+
+    @property
+    def measured(self) -> str:
+        """What the margins are, in words."""
+        return _MEASURES.get(self.output, f"{self.output} margins")
+
+    @property
+    def stamps(self) -> list[str]:
+        """What every result of the store must show."""
+        return [LEAK] if self.leak else []
+
+    def n_of(self, name: str) -> int:
+        """Examples that the last axis of an array is about: targets, or training examples."""
+        return self.n_train if name.startswith("train_") else self.n_targets
 
     @property
     def spans(self) -> str:
@@ -142,7 +169,8 @@ def lines(imported: Imported) -> list[str]:
     arrays = [f"{name} {dtype} {[imported.n_rows, *shape]}" for name, (dtype, shape) in imported.schema.items()]
     size = sum(file.size for file in imported.origin.values())
     return [
-        f"imported from {imported.source}: {imported.title}, alpha {imported.alpha:g}, {imported.output} margins",
+        f"imported from {imported.source}: {imported.title}, alpha {imported.alpha:g}, {imported.measured}",
+        *imported.stamps,
         f"rows: {imported.n_rows} ({imported.spans})",
         f"arrays: {', '.join(arrays)}",
         f"files: {', '.join(imported.origin)} ({size:,} bytes)",
@@ -159,6 +187,9 @@ def verify(folder: Path, imported: Imported) -> list[str]:
     if imported.keyed().key != imported.key:
         wrong.append("meta.json is altered: its key is not that of its files and roles")
     spans = sorted(imported.roles.of(group) for group in GROUPS)
+    every = (0, imported.n_rows)
+    if imported.leak and imported.roles == Roles(every, (0, 0), every):
+        spans = [(0, 0), (0, 0), every]
     if [spans[0][0], spans[0][1], spans[1][1], spans[2][1]] != [0, spans[1][0], spans[2][0], imported.n_rows]:
         wrong.append("meta.json is altered: its fit, tune and eval rows are not all rows, each once")
     for name, checksum in imported.checksums.items():

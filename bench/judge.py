@@ -77,7 +77,8 @@ class Judge:
     def of(cls, rows: Rows, repeats: int, labels: NDArray[np.int64] | None = None) -> Judge:
         """From eval rows, the seeds of a subset next to each other."""
         by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
-        margins = by_seed.mean(1)
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and such a target is excluded
+            margins = by_seed.mean(1)
         why = _ONE_SEED if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
         return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
@@ -86,13 +87,18 @@ class Judge:
         """LDS of a score matrix; a target that it says nothing on counts as 0."""
         return lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero")
 
-    def verdict(self, scores: NDArray[Any]) -> Verdict:
-        """All that is said of a score matrix."""
+    def verdict(self, scores: NDArray[Any], *, permutations: int = PERMUTATIONS) -> Verdict:
+        """All that is said of a score matrix.
+
+        Args:
+            scores: `[n_train, n_targets]`.
+            permutations: at most so many are drawn: fewer, but not under 999, where subsets are beyond 4,000.
+        """
         n_targets, m = self.ranks.ranks.shape
         trace = Trace(n_targets, m, None if self.ceiling is None else self.ceiling.group)
         found = lds(scores, self.masks, self.margins, ranks=self.ranks, undefined="zero", trace=trace)
         kept = np.isfinite(found.per_target)
-        drawn = max(999, min(PERMUTATIONS, _MOST_DRAWN // m))
+        drawn = min(permutations, max(999, _MOST_DRAWN // m))
         labels = np.zeros(n_targets, np.int64) if self.labels is None else self.labels
         return Verdict(
             lds=found,
@@ -104,8 +110,9 @@ class Judge:
 
     @property
     def variance(self) -> NDArray[np.float64]:
-        """Of each target's margin over subsets [n_targets]; NaN where margins hold NaN."""
-        variance: NDArray[np.float64] = self.margins.var(axis=0, dtype=np.float64)
+        """Of each target's margin over subsets [n_targets]; NaN where margins are not finite."""
+        with np.errstate(invalid="ignore"):
+            variance: NDArray[np.float64] = self.margins.var(axis=0, dtype=np.float64)
         return variance
 
     def control(self, seed: int) -> Verdict:

@@ -34,8 +34,11 @@ def lds_of_store(store: str, scores: str, precision: Any, per_target: str | None
         InputError: it is no store, does not say which rows judge, or see `lds_of_files`.
     """
     weights = _open_scores(scores)
-    masks, margins = _judging(GroundTruth.open(store))
-    return _lds(weights, masks, margins, scores, store, precision, per_target)
+    truth = GroundTruth.open(store)
+    masks, margins = _judging(truth)
+    stamps = truth.imported.stamps if truth.imported is not None else []
+    found = _lds(weights, masks, margins, scores, store, precision, per_target)
+    return {**found, "stamps": list(dict.fromkeys([*stamps, *found["stamps"]]))}
 
 
 def _lds(
@@ -67,7 +70,16 @@ def _lds(
         "n_tied": found.n_tied,
         "stderr": found.stderr,
         "excluded": found.excluded,
+        "stamps": _stamps(scores_name),
     }
+
+
+def _stamps(scores: str) -> list[str]:
+    """What whoever made the scores wants to be shown with every result of them."""
+    from bench.interop import score_matrix
+
+    origin = score_matrix.read_origin(Path(scores))
+    return origin.stamps if origin is not None else []
 
 
 def _judging(truth: GroundTruth) -> tuple[NDArray[np.bool_], NDArray[Any]]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from bench.datasets import Data
+
 SCHEMA = 1
 ABOUT_TARGETS = ("target", "label", "margin_variance")
 """The first columns of per_target.csv; those of methods follow."""
@@ -238,6 +240,7 @@ def write(
     per_target: dict[str, NDArray[np.float64]],
     labels: NDArray[Any],
     variance: NDArray[np.float64],
+    data: Data | str = "",
 ) -> None:
     """Write every file of a run but the score matrices, the baseline and the log.
 
@@ -247,6 +250,7 @@ def write(
         per_target: LDS of every target `[n_targets]` by method name.
         labels: `[n_targets]`, the targets' classes.
         variance: `[n_targets]`, of their margins over eval subsets.
+        data: the setting's examples, for the report; else why it shows none.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -260,7 +264,7 @@ def write(
     atomic.write_text(folder / "leaderboard.md", tables.markdown(board))
     columns = {"target": np.arange(len(labels)), "label": labels, "margin_variance": variance, **per_target}
     atomic.write_text(folder / "per_target.csv", pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
-    atomic.write_text(folder / "report.html", report.html(board, per_target))
+    report.write(folder, board, per_target, data)
 
 
 def read(path: Path) -> Leaderboard:

@@ -17,6 +17,7 @@ from bench import atomic, baselines, datasets, hashing, launch, methods, results
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
+from bench.interop import score_matrix
 from bench.judge import Judge, Verdict
 from bench.methods import Chosen
 from bench.progress import Progress
@@ -215,7 +216,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     columns = {name: verdict.lds.per_target for name, verdict in verdicts.items()}
     samples = {name: verdict.sample for name, verdict in verdicts.items()}
     baselines.write(folder / baselines.FILE, baselines.of_run(board, samples, judge, data))
-    results.write(folder, board, columns, data.test_y, judge.variance)
+    results.write(folder, board, columns, data.test_y, judge.variance, data)
     progress.say(f"written to {shown}")
     return board
 
@@ -373,6 +374,10 @@ def attribute(
         except (Exception, SystemExit) as error:
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     write_arrays(out, found)
+    stamps = truth.imported.stamps if truth.imported is not None else []
+    score_matrix.stamp(out, one.name, stamps)
+    if stamps:
+        found = replace(found, notes=[*found.notes, *stamps])
     stamped = None if data is None else stamp(data.origin)
     return replace(found, notes=[*found.notes, stamped]) if stamped else found
 

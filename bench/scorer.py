@@ -99,6 +99,7 @@ class MarginRanks:
             InputError: margins are not a numeric matrix.
         """
         from bench.kernels import ranks as kernel
+        from bench.kernels.packed import rank_block
 
         array = as_matrix("margins", margins, "[n_subsets, n_targets]")
         n_subsets, n_targets = array.shape
@@ -113,7 +114,7 @@ class MarginRanks:
 
             def work(block: slice, start: int = start, slab: Array = slab, space: kernel.Workspace = space) -> None:
                 here = slice(start + block.start, start + block.stop)
-                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), ranks[here], kinds[here])
+                rank_block(slab[:, block].T, space.values, ranks[here], kinds[here])
 
             kernel.map_blocks(work, parts)
         return cls(ranks, kinds)
@@ -123,6 +124,7 @@ class Trace:
     """What `lds` can leave behind of its work, for tests and comparisons.
 
     Attributes:
+        groups: [n_subsets], labels 0, 1, …, each in use; one group where none are given.
         ranks: int32 [n_targets, n_subsets], of the predictions, as `MarginRanks.ranks`; zeros where there are none.
         sketch: float64 [1024], of the influences (`bench.stats.paired`).
         grouped: float64 [n_targets, groups], the influences h_i on each target's LDS, summed over the subsets of each
@@ -131,17 +133,17 @@ class Trace:
 
     def __init__(self, n_targets: int, n_subsets: int, groups: npt.NDArray[np.intp] | None = None) -> None:
         self.groups = np.zeros(n_subsets, np.intp) if groups is None else groups
+        self._sums = GroupSums(self.groups)
         self.ranks = np.zeros((n_targets, n_subsets), np.int32)
         self.sketch = np.zeros(SKETCH)
         self.grouped = np.zeros((n_targets, int(self.groups.max()) + 1))
-        self._indicator = np.eye(self.grouped.shape[1])[self.groups]
 
     def note(self, targets: slice, ranks: Array, influence: Floats) -> Floats:
         """Keep a block of targets; returns its share of the sketch."""
         from bench.kernels.sketch import add_to_sketch
 
         self.ranks[targets] = ranks
-        self.grouped[targets] = influence @ self._indicator
+        self.grouped[targets] = self._sums.sums(influence)
         part = np.zeros_like(self.sketch)
         add_to_sketch(influence, targets.start, part)
         return part
@@ -221,6 +223,7 @@ def lds(
     clusters = group_ids(mask_ids if groups is None else groups, n_subsets)
 
     from bench.kernels import ranks as kernel
+    from bench.kernels.packed import rank_block
 
     rho = np.full(n_targets, np.nan)
     noise = np.zeros(n_targets)
@@ -252,12 +255,12 @@ def lds(
             here = slice(first + block.start, first + block.stop)
             size = block.stop - block.start
             x, y, h = space.x[:size], space.y[:size], space.influence[:size]
-            kernel.rank_rows(kernel.fill_orderable(space.values, predictions[block]), x, prediction_kinds[here])
+            rank_block(predictions[block], space.values, x, prediction_kinds[here])
             x[score_kinds[here] != 0] = 0
             if ranks is not None:
                 y = ranks.ranks[here]
             elif slab is not None:
-                kernel.rank_rows(kernel.fill_orderable(space.values, slab[:, block].T), y, margin_kinds[here])
+                rank_block(slab[:, block].T, space.values, y, margin_kinds[here])
             kernel.correlate_rows(x, y, rho[here], h)
             noise[here] = by_group(h)
             return h.sum(axis=0), None if trace is None else trace.note(here, x, h)

@@ -30,7 +30,7 @@ def stores_in(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a ground-truth store: there is no such folder")
-    members = sorted(p.parent for p in folder.glob("alpha-*/identity.json"))
+    members = sorted({p.parent for name in ("identity.json", "masks.npy") for p in folder.glob(f"alpha-*/{name}")})
     if not members and not (folder / "identity.json").is_file() and not (folder / "masks.npy").is_file():
         raise InputError(f"{folder} is not a ground-truth store: it has no identity.json; bench train makes one")
     return members or [folder]

@@ -131,7 +131,8 @@ class GroundTruth:
             schema = self.imported.schema
             if name not in schema:
                 raise InputError(f"{self.path} keeps no {name!r}: it has {', '.join(schema)}; import it with --keep")
-            return _array(self.path, name, len(schema[name][1]) + 1, np.dtype(schema[name][0]).kind)
+            found = _array(self.path, name, len(schema[name][1]) + 1, np.dtype(schema[name][0]).kind)
+            return _bits(found, self.imported.n_of(name)) if name in BITS else found
         meta = self._needed()
         if name not in meta.schema:
             raise InputError(
@@ -139,9 +140,7 @@ class GroundTruth:
             )
         (shape, dtype) = meta.schema[name]
         found = _array(self.path, name, len(shape) + 1, np.dtype(dtype).kind)
-        if name not in BITS:
-            return found
-        return np.unpackbits(found, axis=-1, count=self.n_of(name)).view(np.bool_)
+        return _bits(found, self.n_of(name)) if name in BITS else found
 
     def n_of(self, name: str) -> int:
         """Examples that the last but any class axis of an array is about: targets, or training examples."""
@@ -194,6 +193,10 @@ class GroundTruth:
         for value in (made.masks, made.margins, made.subset):
             value.setflags(write=False)
         return made
+
+
+def _bits(packed: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    return np.unpackbits(packed, axis=-1, count=count).view(np.bool_)
 
 
 def _array(folder: Path, name: str, rank: int, kind: str) -> NDArray[Any]:

@@ -37,4 +37,5 @@ class Digits(Dataset):
         x, y = load_digits(return_X_y=True)
         x, y = (x / 16).astype(np.float32), y.astype(np.int64)  # pixels are 0 … 16
         test = np.arange(len(y)) % 5 == 0
-        return Data(x[~test], y[~test], x[test], y[test], 10, {"bundled with": f"scikit-learn {sklearn.__version__}"})
+        origin = {"bundled with": f"scikit-learn {sklearn.__version__}"}
+        return Data(x[~test], y[~test], x[test], y[test], 10, origin, image=(1, 8, 8))

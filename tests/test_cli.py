@@ -305,9 +305,10 @@ def test_run_report_and_verify(main: Main, toy_run: Path) -> None:
     written = json.loads((toy_run / "leaderboard.json").read_text())
     assert json.loads(as_json) == written
     (toy_run / "report.html").unlink()
-    assert main("report", "run") == (0, out, "")
+    assert main("report", "run", "--quiet") == (0, out, "")
     assert (toy_run / "report.html").is_file()
-    assert main("report", "run/leaderboard.json") == (0, out, "")
+    code, again, err = main("report", "run/leaderboard.json")
+    assert (code, again, err.splitlines()[-1]) == (0, out, "written to run/report.html")
     assert json.loads(main("report", "run", "--json")[1]) == written
     code, out, told = main("verify", "run/ground-truth")
     assert (code, out) == (0, "run/ground-truth is sound\n")

@@ -383,20 +383,6 @@ def test_plots_of_less(store: Path, tmp_path: Path, estimators: list[str], rows:
     made.savefig(tmp_path / "x.png")
 
 
-def test_without_matplotlib_all_but_the_plot_is_written(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, log = tmp_path / "out", tmp_path / "log"
-    datamodels_curve(store, [20], ["heldout"], out=out)
-    assert (out / "curve.png").is_file()
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    datamodels_curve(store, [20, 40], ["heldout"], out=out, progress=Progress(quiet=True, log=log))
-    assert {p.name for p in out.iterdir()} == {f"curve.{kind}" for kind in ("json", "csv", "md")}  # no stale plot
-    assert "without the plot: matplotlib is not installed (pip install 'ldsbench[plot]')" in log.read_text()
-
-
 Main = Callable[..., tuple[int, str, str]]
 
 

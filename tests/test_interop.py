@@ -248,7 +248,7 @@ def test_two_commands_score_released_datamodels(main: Main, release: dict[str, A
     margins = release["test_margins"][40:]
     expected = np.mean([spearmanr(predicted[:, j], margins[:, j])[0] for j in range(T)])
     assert found["lds"] == pytest.approx(expected, abs=1e-12)
-    keys = {"lds", "ci", "n_subsets", "n_targets", "n_excluded", "n_tied", "stderr", "excluded"}
+    keys = {"lds", "ci", "n_subsets", "n_targets", "n_excluded", "n_tied", "stderr", "excluded", "stamps"}
     assert set(found) == keys
     assert found["n_subsets"] == 20
 
@@ -451,7 +451,7 @@ def test_bad_places(main: Main, release: dict[str, Array]) -> None:
     refused(imported(main, store="R"), "R is there already")
     assert imported(main, store="empty")[0] == 0  # an empty folder is as good as none
     refused(main("import", "datamodel-data", "R", "S"), "no format 'datamodel-data'; did you mean 'datamodels-data'?")
-    refused(main("import"), "the format is missing (there are: datamodels-data)", "--list")
+    refused(main("import"), "the format is missing (there are: datamodels-data, ", "--list")
     refused(main("import", "datamodels-data", "R"), "what is missing: STORE")
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import report, results, tables
+from bench import results, tables
 from bench.errors import InputError
 from bench.results import CeilingRow, Cost, Counts, Leaderboard, Row
 
 Floats = NDArray[np.float64]
-NASTY = "<script>alert('x')</script>|a & \"b\" [red]"
 
 
 def row(name: str, lds: float | None = None, **others: Any) -> Row:
@@ -164,78 +162,6 @@ def test_a_remark_on_every_method_is_said_once() -> None:
     assert tables.footnotes(board(row("c", 0.3))) == []
     excluded = tables.footnotes(board(row("a", 0.1, n_excluded=2), row("b", 0.2, n_excluded=2), row("c", 0.3)))
     assert excluded == ["b, a: 2 of 5 targets are excluded (no correlation)"]
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and collects texts and attributes."""
-
-    VOID = ("meta", "line", "rect", "circle", "br")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
-def test_report_is_one_well_formed_page_that_needs_no_network() -> None:
-    text = report.html(board(*MIXED), per_target("low", "high", "below"))
-    page = Page(text)
-    tags = [tag for tag, _ in page.seen]
-    assert tags.count("tr") == 1 + len(MIXED)
-    assert tags.count("circle") == 3
-    assert not {"script", "link", "img", "iframe"} & set(tags)
-    assert not any({"src", "href", "srcset", "data"} & set(a) for _, a in page.seen)
-    assert not re.search(r"https?://|url\(|@import", text)
-    assert "nan" not in text
-    assert "-0.0" not in page.texts
-    for wanted in ("high", "0.700", "[0.600, 0.800]", "failed", "toy/mlp"):
-        assert wanted in page.texts
-    widths = [float(a["width"] or 0) for tag, a in page.seen if tag == "rect"]
-    assert all(width >= 0 for width in widths)
-
-
-def test_report_escapes_what_others_named() -> None:
-    made = board(
-        row(NASTY, 0.2, notes=[NASTY]),
-        row("b", status="failed", reason=NASTY),
-        setting=NASTY,
-        versions={NASTY: NASTY},
-    )
-    text = report.html(made, per_target(NASTY))
-    page = Page(text)
-    assert "script" not in [tag for tag, _ in page.seen]
-    assert page.texts.count(NASTY) >= 3
-
-
-@pytest.mark.parametrize("rows", [(), (row("a", status="failed", reason="x"),), (row("a", None),)])
-def test_report_without_any_score(rows: tuple[Row, ...]) -> None:
-    page = Page(report.html(board(*rows, ceiling=None), {}))
-    assert "svg" not in [tag for tag, _ in page.seen]
-
-
-def test_report_with_excluded_targets_and_a_very_negative_method() -> None:
-    values = {"a": np.array([np.nan, -0.9, -0.95, -0.8, np.nan])}
-    text = report.html(board(row("a", -0.9), ceiling=None), values)
-    Page(text)
-    assert "nan" not in text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from bench.interop import FORMATS
 
 def add_import(verbs: Any) -> argparse.ArgumentParser:
     """The verb `import`."""
-    return _add(verbs, "import", "make a ground-truth store of another tool's files")
+    return _add(verbs, "import", "read another tool's files: a ground-truth store, or scores")
 
 
 def add_export(verbs: Any) -> argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def _add(verbs: Any, verb: str, summary: str) -> argparse.ArgumentParser:
             one = formats.add_parser(
                 name,
                 help=found.summary,
-                description=f"{found.summary[0].upper()}{found.summary[1:]}.\n\n{found.about}",
+                description=f"{found.summary[0].upper()}{found.summary[1:]}.\n\n{found.text}",
                 formatter_class=argparse.RawDescriptionHelpFormatter,
             )
             found.load().flags(one, verb)
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> int:
     there = {name: one for name, one in FORMATS.items() if (one.reads if given.verb == "import" else one.writes)}
     if given.list:
         for name, one in there.items():
-            print(name, *f"{one.summary}\n{one.about}".splitlines(), sep="\n  ", end="\n\n")
+            print(name, *f"{one.summary}\n{one.text}".splitlines(), sep="\n  ", end="\n\n")
         return 0
     if given.format is None:
         raise BenchError(

@@ -74,7 +74,9 @@ def export(store: Path, dest: Path, dataset: str | None) -> list[str]:
     again = (
         f"bench import datamodels-data {dest} STORE --eval-rows {where}:{len(groups[2])} --tune-rows {len(groups[1])}"
     )
-    if output != "max":
+    if found is not None and output not in ("max", "logsumexp"):
+        written.append(f"note: the margins are {found.measured}, and the release's are max margins; no file says so")
+    elif output != "max":
         written.append(f"note: the margins are {output} margins, and the release's are max margins; no file says so")
         again += f" --margins-are {output}"
     return [*written, f"to read it again: {again}"]

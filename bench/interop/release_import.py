@@ -136,6 +136,24 @@ def roles(n_rows: int, eval_rows: str, tune_rows: int | None) -> Roles:
     return Roles(fit=(judging + tune, n_rows), tune=(judging, judging + tune), eval=(0, judging))
 
 
+def refuse_mixed(masks: Path, first_of: Mapping[int, int], parts: Roles) -> None:
+    """Make sure that no two rows of different roles have the same mask.
+
+    Raises:
+        InputError: there are such rows, in the file `masks`.
+    """
+    spans = {group: range(*parts.of(group)) for group in GROUPS}
+    group_of = {row: next(g for g, span in spans.items() if row in span) for pair in first_of.items() for row in pair}
+    mixed = [(row, first) for row, first in first_of.items() if group_of[row] != group_of[first]]
+    if mixed:
+        row, first = mixed[0]
+        more = f" (and {len(mixed) - 1} more such rows)" if len(mixed) > 1 else ""
+        raise InputError(
+            f"{masks}: {group_of[row]} row {row} has the same mask as {group_of[first]} row {first}"
+            f"{more}; fit, tune and eval rows must not mix, so choose others with --eval-rows and --tune-rows"
+        )
+
+
 class _Files(NamedTuple):
     """The release's arrays, opened: margins and logits are None where they are not asked for."""
 
@@ -204,7 +222,7 @@ class _Import(NamedTuple):
             placed = self._place(folder, kept)
             np.save(folder / "_completed.npy", np.ones(n_rows, np.bool_), allow_pickle=False)
             schema = self._schema(files, kept)
-            _write_spec(folder, n_rows, schema)
+            write_spec(folder, n_rows, schema)
             checksums = {_stored(kind): hashes[kind] for kind in placed}
             for name in ("margins.npy", "_completed.npy", "spec.json"):
                 if name not in checksums:
@@ -266,7 +284,7 @@ class _Import(NamedTuple):
             hashes["masks"] = arrays.stream(self.paths["masks"], files.masks, masks, count)
             masks.check()
             first_of = masks.first_of()
-            self._refuse_mixed(first_of, parts)
+            refuse_mixed(self.paths["masks"], first_of, parts)
             if files.margins is not None:
                 finite = arrays.Finite(self.paths["margins"])
                 hashes["margins"] = arrays.stream(self.paths["margins"], files.margins, finite, count)
@@ -284,20 +302,6 @@ class _Import(NamedTuple):
                 hashes["datamodels"] = hashing.file(self.paths["datamodels"])
             count(size - done)
         return hashes, first_of
-
-    def _refuse_mixed(self, first_of: dict[int, int], parts: Roles) -> None:
-        spans = {group: range(*parts.of(group)) for group in GROUPS}
-        group_of = {
-            row: next(g for g, span in spans.items() if row in span) for pair in first_of.items() for row in pair
-        }
-        mixed = [(row, first) for row, first in first_of.items() if group_of[row] != group_of[first]]
-        if mixed:
-            row, first = mixed[0]
-            more = f" (and {len(mixed) - 1} more such rows)" if len(mixed) > 1 else ""
-            raise InputError(
-                f"{self.paths['masks']}: {group_of[row]} row {row} has the same mask as {group_of[first]} row {first}"
-                f"{more}; fit, tune and eval rows must not mix, so choose others with --eval-rows and --tune-rows"
-            )
 
     def _place(self, folder: Path, kept: tuple[str, ...]) -> dict[layout.Kind, str]:
         """Links or copies, by kind, and which each is."""
@@ -363,7 +367,8 @@ class _MarginsOf:
         self.file.write(made.numpy().astype("<f4").tobytes())
 
 
-def _write_spec(folder: Path, n_rows: int, schema: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+def write_spec(folder: Path, n_rows: int, schema: dict[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Write a store's spec.json."""
     told = {
         name: {"shape": list(shape), "dtype": "bool_" if dtype == "bool" else dtype}
         for name, (dtype, shape) in schema.items()

@@ -159,6 +159,36 @@ def rank_rows(values: Floats, ranks: Ranks, kinds: Codes) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _influence_without_ties(
+    a: Ranks,
+    b: Ranks,
+    sum_ab: np.int64,
+    root: float,
+    cross_x: npt.NDArray[np.int64],
+    cross_y: npt.NDArray[np.int64],
+    influence: Floats,
+) -> None:
+    """Where all ranks differ the variances do not depend on the weights: D_k(a; a) = (M² − 1 − a_k²)/2, so dA_k = 0."""
+    m = len(a)
+    for i in range(m):
+        cross_x[(a[i] + m - 1) >> 1] = b[i]
+        cross_y[(b[i] + m - 1) >> 1] = a[i]
+    above_x = above_y = np.int64(0)
+    for at in range(m - 1, -1, -1):
+        here_x = cross_x[at]
+        here_y = cross_y[at]
+        cross_x[at] = 2 * above_x + here_x
+        cross_y[at] = 2 * above_y + here_y
+        above_x += here_x
+        above_y += here_y
+    for i in range(m):
+        p = np.int64(a[i])
+        q = np.int64(b[i])
+        dc = m * (p * q + cross_x[(a[i] + m - 1) >> 1] + cross_y[(b[i] + m - 1) >> 1]) - 3 * sum_ab
+        influence[i] = dc / root
+
+
+@njit(cache=True, nogil=True)
 def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
     """Spearman correlation of every row of `x` with that of `y`, and its derivative in each observation's weight.
 
@@ -181,6 +211,11 @@ def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
     # One bucket per doubled rank −(m−1) … m−1; each holds the sums of both variables over the observations there.
     at_x = np.zeros((2 * m, 2), np.int64)
     at_y = np.zeros((2 * m, 2), np.int64)
+    cross_x = np.empty(m, np.int64)
+    cross_y = np.empty(m, np.int64)
+    distinct = (
+        np.int64(m) * (np.int64(m) * m - 1) // 3
+    )  # the sum of squares of ranks without ties; with them it is less
     for row in range(n_rows):
         a = x[row]
         b = y[row]
@@ -201,6 +236,9 @@ def correlate_rows(x: Ranks, y: Ranks, rho: Floats, influence: Floats) -> None:
         r = min(1.0, max(-1.0, sum_ab / root))
         rho[row] = r
 
+        if sum_aa == distinct and sum_bb == distinct:
+            _influence_without_ties(a, b, sum_ab, root, cross_x, cross_y, influence[row])
+            continue
         at_x[:] = 0
         at_y[:] = 0
         for i in range(m):

@@ -65,6 +65,12 @@ def paired_difference(
     random signed sums keep squared lengths (Charikar, Chen & Farach-Colton 2002, "Finding frequent items in data
     streams"; Alon, Matias & Szegedy 1996), so a file of a few thousand numbers stands for T × M influences.
 
+    In simulations (`tests/test_coverage.py`) 95% intervals cover 93.7% to 97.7% for a single target and for 20 or more,
+    on 50 subsets or more. They are too wide, hence safe, in two cases: for some two to ten targets, whose t has few
+    degrees of freedom, and for methods so nearly equal, or subsets so few, that predictions differ by some swapped
+    neighbours, where the influences' differences exaggerate: up to half again as wide as need be. Targets excluded for
+    one method only are left out of the difference, but not of the influences: the formula takes such targets to be few.
+
     Args:
         first: what is compared with.
         second: what is compared.
@@ -82,7 +88,10 @@ def paired_difference(
     for name, same in (("per_target", same_targets), ("influence", same_subsets), ("sketch", True)):
         one, other = getattr(first, name), getattr(second, name)
         if same and one.shape != other.shape:
-            raise InputError(f"{name} has {len(one)} values in one method and {len(other)} in the other")
+            raise InputError(
+                f"{name} has {len(one)} values in one method and {len(other)} in the other; compare methods that were"
+                " judged by the same subsets and targets"
+            )
     a, b = first.per_target, second.per_target
     if same_targets:
         kept = np.isfinite(a) & np.isfinite(b)

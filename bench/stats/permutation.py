@@ -45,7 +45,7 @@ def permutation_null(
     Subsets are exchangeable when the scores say nothing about them (Pitman 1937; Good 2005, "Permutation, parametric
     and bootstrap tests of hypotheses", ch. 3). Whole subsets change places, all targets at once, so the dependence
     between targets stays in the null, for the predictions as for the margins. With centred ranks scaled to length one,
-    the statistic under a permutation π is Σ_i K[π(i), i], K = (1/T) Σ_j x_j y_jᵀ: one product serves all permutations.
+    the statistic under a permutation π is Σ_i K[i, π(i)], K = (1/T) Σ_j x_j y_jᵀ: one product serves all permutations.
     Its mean over all of them is 0 and its variance Σ K²/(M − 1).
 
     Args:
@@ -54,7 +54,7 @@ def permutation_null(
         kept: bool [T], the targets that the mean is over; by default those with ranks of both. Of them, those
             without ranks count as 0.
         permutations: how many are drawn.
-        seed: of the draws.
+        seed: of the draws, which depend on it and on M alone: methods meet the same permutations.
         max_bytes: bound on temporaries.
 
     Raises:
@@ -64,6 +64,9 @@ def permutation_null(
         raise InputError(f"x has shape {x.shape} and y {y.shape}; give equal shapes with at least two subsets")
     if permutations < 1:
         raise InputError(f"permutations is {permutations}; draw at least one")
+    from bench.kernels.ranks import blocks, map_blocks
+    from bench.kernels.shuffle import add_permuted
+
     both = x.any(axis=1) & y.any(axis=1)
     n_kept = int((both if kept is None else kept).sum())
     m = x.shape[1]
@@ -71,23 +74,25 @@ def permutation_null(
         return Null(np.nan, np.nan, (np.nan, np.nan), np.full(permutations, np.nan))
     used = np.flatnonzero(both if kept is None else both & kept)
     lengths = np.sqrt(_squares(x, used) * _squares(y, used)) * n_kept
-    rng = np.random.default_rng(seed)
-    orders = np.argsort(rng.random((permutations, m), np.float32), axis=1).astype(np.int32)
     draws, observed, square = np.zeros(permutations), 0.0, 0.0
-    rows = max(1, min(m, max_bytes // (8 * m)))
-    step = max(1, max_bytes // (16 * m))
+    parts = blocks(permutations, m)
+    # Half for the product and what is added to it, half for the ranks of both in both types.
+    rows, step = max(1, min(m, max_bytes // (16 * m))), max(1, max_bytes // (32 * m))
     for first in range(0, m, rows):
-        part = slice(first, min(first + rows, m))
-        product = np.zeros((part.stop - part.start, m))
+        product = np.zeros((min(rows, m - first), m), np.float32)
         for at in range(0, len(used), step):
             some = used[at : at + step]
-            scaled = x[some, part] / lengths[at : at + step, None]
-            product += scaled.astype(np.float32).T @ y[some].astype(np.float32)
-        square += float(np.square(product).sum())
-        here = np.arange(part.start, part.stop)
-        observed += float(product[here - first, here].sum())
-        for one in range(0, permutations, 256):
-            draws[one : one + 256] += product[here - first, orders[one : one + 256, part]].sum(axis=1)
+            scaled = x[some, first : first + rows].astype(np.float32)
+            scaled /= lengths[at : at + step, None]
+            product += scaled.T @ y[some].astype(np.float32)
+        here = np.arange(len(product))
+        observed += float(product[here, first + here].sum(dtype=np.float64))
+        square += float(sum(np.square(row, dtype=np.float64).sum() for row in product))
+
+        def work(part: slice, first: int = first, product: npt.NDArray[np.float32] = product) -> None:
+            add_permuted(product, first, seed, part.start, draws[part])
+
+        map_blocks(work, parts)
     extreme = int((np.abs(draws) >= abs(observed) - _ROUNDING).sum())
     low, high = np.quantile(draws, [0.025, 0.975])
     return Null((1 + extreme) / (1 + permutations), float(np.sqrt(square / (m - 1))), (float(low), float(high)), draws)

@@ -21,7 +21,7 @@ class Spread:
         negative: share of targets below zero.
         by_class: mean over the targets of each class; NaN where none has a correlation.
         by_variance: mean over each fifth of the targets, by the variance of their margins over subsets, least first:
-            what little variance there is may be the seeds' alone.
+            what little variance there is may be the seeds' alone. NaN where there are fewer targets than fifths.
     """
 
     quantiles: tuple[float, ...]
@@ -36,7 +36,7 @@ def spread_over_targets(per_target: Floats, labels: npt.ArrayLike, variance: npt
     Args:
         per_target: [T]; NaN where excluded, and left out.
         labels: integers [T], the class of each target.
-        variance: [T], of its margins over subsets.
+        variance: [T], of its margins over subsets; NaN counts as the greatest.
 
     Raises:
         InputError: lengths that differ.
@@ -49,7 +49,7 @@ def spread_over_targets(per_target: Floats, labels: npt.ArrayLike, variance: npt
     values = per_target[kept]
     if not len(values):
         nan = float("nan")
-        return Spread((nan,) * len(QUANTILES), nan, {}, (nan,) * FIFTHS)
+        return Spread((nan,) * len(QUANTILES), nan, {int(c): nan for c in np.unique(classes)}, (nan,) * FIFTHS)
     order = np.argsort(spread[kept], kind="stable")
     return Spread(
         quantiles=tuple(float(q) for q in np.quantile(values, QUANTILES)),

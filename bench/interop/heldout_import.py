@@ -1,0 +1,233 @@
+"""Import runs of google-research/heldout-influence-estimation: a store of masks and correctness per subset ratio.
+
+Runs are read in blocks that are kept in STORE.importing until the store is whole, so that an interrupted import goes
+on where it was; a block is read anew when one of its files has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import bench
+from bench import atomic, hashing
+from bench.errors import BenchError, InputError
+from bench.imported import KIND, Imported, Origin
+from bench.interop import heldout_runs
+from bench.interop.heldout_runs import FILE, Run, RunError
+from bench.interop.release_import import refuse_mixed, roles, write_spec
+from bench.meta import FORMAT
+from bench.progress import Progress
+
+SOURCE = "heldout-influence"
+_BLOCK = 250  # runs
+_NAMED = 5  # runs that an error names
+
+
+@dataclass(frozen=True)
+class Part:
+    """One ratio: its folder, the store to make, and its runs by number."""
+
+    ratio: float
+    store: Path
+    folders: list[Path]
+    missing: list[str]
+
+
+def run(given: argparse.Namespace) -> list[str]:
+    """Make one store, or one per ratio below one folder; gives what to print.
+
+    Raises:
+        BenchError: bad usage, runs that are missing or torn (unless they are to be left out), or a place that cannot
+            be written. What was read is kept for the next time.
+    """
+    source, store = Path(given.source), Path(given.store)
+    found = heldout_runs.ratios(source)
+    asked = given.ratio or sorted(found)
+    for ratio in asked:
+        if ratio not in found:
+            raise BenchError(f"--ratio is {ratio:g}: {source} has {', '.join(f'{one:g}' for one in sorted(found))}")
+    parts = []
+    for ratio in asked:
+        folders = heldout_runs.runs(found[ratio])
+        place = store if len(asked) == 1 else store / f"alpha-{ratio:g}"
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise BenchError(f"{place} is there already: name another folder for the store, or remove it")
+        parts.append(Part(ratio, place, folders, heldout_runs.absent(folders)))
+    progress = Progress(quiet=given.quiet)
+    return [line for part in parts for line in _make(part, given, progress)]
+
+
+def _make(part: Part, given: argparse.Namespace, progress: Progress) -> list[str]:
+    aside = part.store.absolute().with_name(f"{part.store.name}.importing")
+    atomic.writable_folder(aside)
+    origin: dict[str, Origin] = {}
+    faults = [f"run {number} is missing" for number in part.missing]
+    sizes: tuple[int, int] | None = None
+    blocks: list[Path] = []
+    with progress.task(f"reading ratio {part.ratio:g}", len(part.folders), "runs") as advance:
+        for start in range(0, len(part.folders), _BLOCK):
+            some = part.folders[start : start + _BLOCK]
+            block, wrong, sizes = _block(aside, start, some, part.ratio, sizes, origin)
+            faults += wrong
+            if block is not None:
+                blocks.append(block)
+            advance(len(some))
+    if faults and not given.skip_torn:
+        more = f" (and {len(faults) - _NAMED} more)" if len(faults) > _NAMED else ""
+        raise InputError(
+            f"{part.folders[0].parent if part.folders else part.store}: {'; '.join(faults[:_NAMED])}{more}: get them "
+            "again, or leave them out with --skip-torn"
+        )
+    if not blocks or sizes is None:
+        raise InputError(f"{given.source}: no run of ratio {part.ratio:g} can be read")
+    for fault in faults:
+        progress.say(f"left out: {fault}")
+    lines = _gather(part, given, blocks, sizes, origin, faults)
+    shutil.rmtree(aside)
+    return lines
+
+
+def _block(
+    aside: Path,
+    start: int,
+    folders: list[Path],
+    ratio: float,
+    sizes: tuple[int, int] | None,
+    origin: dict[str, Origin],
+) -> tuple[Path | None, list[str], tuple[int, int] | None]:
+    """A block of runs, read or found; gives its file, what is wrong with runs, and the sizes that all must have."""
+    stamp = hashing.digest([[folder.name, *_stat(folder / FILE)] for folder in folders])
+    path = aside / f"runs-{start:09d}-{stamp[:16]}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            told = msgspec.json.decode(stored["told"].tobytes(), type=_Told)
+        if sizes in (None, told.sizes):
+            origin.update(told.origin)
+            return path, told.faults, told.sizes
+    except (OSError, ValueError, KeyError, msgspec.DecodeError):
+        pass
+    runs: list[Run] = []
+    faults: list[str] = []
+    files: dict[str, Origin] = {}
+    for folder in folders:
+        file = folder / FILE
+        try:
+            one = heldout_runs.read(file, ratio, sizes)
+        except RunError as error:
+            faults.append(f"{folder.name}/{FILE} {error}")
+            continue
+        sizes = sizes or (len(one.mask), len(one.correct))
+        runs.append(one)
+        files[f"{ratio:g}/{folder.name}/{FILE}"] = Origin(hashing.file(file), file.stat().st_size)
+    if not runs or sizes is None:
+        return None, faults, sizes
+    told = _Told(sizes, files, faults)
+    content: dict[str, Any] = {
+        name: np.packbits([getattr(one, name) for one in runs], axis=1) for name in ("mask", "train_correct", "correct")
+    }
+    content["told"] = np.frombuffer(msgspec.json.encode(told), np.uint8)
+    atomic.write(path, lambda out: np.savez(out, **content))
+    origin.update(files)
+    return path, faults, sizes
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """What a block says of itself: training examples and targets, its files, and what is wrong with others."""
+
+    sizes: tuple[int, int]
+    origin: dict[str, Origin]
+    faults: list[str]
+
+
+def _stat(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return (-1, -1)
+    return found.st_size, found.st_mtime_ns
+
+
+def _gather(
+    part: Part,
+    given: argparse.Namespace,
+    blocks: list[Path],
+    sizes: tuple[int, int],
+    origin: dict[str, Origin],
+    faults: list[str],
+) -> list[str]:
+    n_train, n_targets = sizes
+    m = len(origin)
+    parts = roles(m, given.eval_rows or f"last:{max(2, m // 5)}", given.tune_rows)
+    schema: dict[str, tuple[str, tuple[int, ...]]] = {
+        "masks": ("bool", (n_train,)),
+        "margins": ("float32", (n_targets,)),
+        "correct": ("uint8", (-(-n_targets // 8),)),
+        "train_correct": ("uint8", (-(-n_train // 8),)),
+    }
+    with atomic.folder(part.store) as folder, atomic.writing(part.store):
+        digests: list[bytes] = []
+        with ExitStack() as stack:  # written front to back: a full disk is an error then, and not a bus error
+            out = {name: stack.enter_context((folder / f"{name}.npy").open("wb")) for name in schema}
+            for name, (dtype, shape) in schema.items():
+                header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (m, *shape)}
+                np.lib.format.write_array_header_1_0(out[name], header)
+            for packed in _stored(blocks):
+                out["masks"].write(np.unpackbits(packed["mask"], axis=1, count=n_train).tobytes())
+                right = np.unpackbits(packed["correct"], axis=1, count=n_targets)
+                out["margins"].write(right.astype(np.float32).tobytes())
+                out["correct"].write(packed["correct"].tobytes())
+                out["train_correct"].write(packed["train_correct"].tobytes())
+                digests += [hashlib.blake2b(one.tobytes(), digest_size=16).digest() for one in packed["mask"]]
+        first_of = _first_of(digests)
+        refuse_mixed(part.folders[0].parent, first_of, parts)
+        np.save(folder / "_completed.npy", np.ones(m, np.bool_), allow_pickle=False)
+        write_spec(folder, m, schema)
+        files = [*(f"{name}.npy" for name in schema), "_completed.npy", "spec.json"]
+        meta = Imported(
+            format=FORMAT,
+            kind=KIND,
+            key="",
+            source=SOURCE,
+            origin=origin,
+            dataset=given.dataset or Path(given.source).absolute().name,
+            split="test",
+            alpha=part.ratio,
+            output="correctness",
+            n_rows=m,
+            n_train=n_train,
+            n_targets=n_targets,
+            roles=parts,
+            first_of=first_of,
+            schema=schema,
+            checksums={name: hashing.file(folder / name) for name in files},
+            notes=[f"left out: {fault}" for fault in faults],
+            versions={"ldsbench": bench.__version__, "numpy": np.__version__},
+        ).keyed()
+        atomic.write_text(folder / "meta.json", meta.text())
+    left_out = f"; {len(faults)} runs are left out (meta.json names them)" if faults else ""
+    return [
+        f"{part.store}: {m} runs × {n_targets} targets of {meta.title}, alpha {part.ratio:g}, correctness{left_out}",
+        f"  rows: {meta.spans}",
+    ]
+
+
+def _stored(blocks: list[Path]) -> Iterator[dict[str, NDArray[Any]]]:
+    for path in blocks:
+        with np.load(path, allow_pickle=False) as stored:
+            yield {name: stored[name] for name in ("mask", "train_correct", "correct")}
+
+
+def _first_of(digests: list[bytes]) -> dict[int, int]:
+    first: dict[bytes, int] = {}
+    return {row: at for row, digest in enumerate(digests) if (at := first.setdefault(digest, row)) != row}

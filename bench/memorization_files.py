@@ -1,0 +1,145 @@
+"""Estimates of `bench.memorization` from a store, or from several of different subset sizes; as numbers and as files.
+
+memorization.npz  memorization, memorization_stderr, consistency, consistency_stderr, n_with, n_without [n_train]
+influence.npy     float32 [n_train, n_targets], positive where keeping the example helps; influence_stderr.npy alike
+pairs.npz         tr_idx, tt_idx, infl, mem of the pairs from both thresholds on
+c_score.npy       float32 [n_train], of several stores: the mean of their consistency
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import atomic, memorization, status
+from bench.errors import BenchError, InputError
+from bench.store import GroundTruth
+
+Array = NDArray[Any]
+_OF_MARGINS = 1.0
+
+
+def summary(
+    store: Path, out: Path | None, outputs: str, influence: float | None, memorized: float | None
+) -> dict[str, Any]:
+    """Compute the estimates of a store, or of all stores of a family, and write them.
+
+    Args:
+        store: its folder, or one of several stores.
+        out: where files go (of a family, in folders of its stores' names); None writes nothing.
+        outputs: `correct`, `margins`, or `auto`: correctness where all stores keep it.
+        influence: least influence of a pair; None takes the paper's .15 of correctness, and 1 of margins.
+        memorized: least memorization of its training example; None takes .25, and 1.
+
+    Returns:
+        Numbers of plain types: per store, and the C-score of several.
+
+    Raises:
+        BenchError: no store, one without what is asked for, or a folder that cannot be written.
+    """
+    folders = status.stores_in(store)
+    if out is not None and out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise BenchError(f"--out {out} is there already: name another folder, or remove it")
+    found: dict[str, Any] = {"stores": [], "files": []}
+    consistencies = []
+    for folder in folders:
+        place = None if out is None else out if len(folders) == 1 else out / folder.name
+        one, own = _store(folder, place, outputs, influence, memorized, found["files"])
+        found["stores"].append(one)
+        if own is not None:
+            consistencies.append(own.consistency)
+    if len(folders) > 1 and len(consistencies) == len(folders):
+        if len({len(one) for one in consistencies}) > 1:
+            raise InputError(f"{store} holds stores of different numbers of training examples: they have no C-score")
+        score = np.mean(consistencies, axis=0)
+        found["c_score"] = {"mean": float(np.nanmean(score))}
+        if out is not None:
+            _save(out / "c_score.npy", score, found["files"])
+    return found
+
+
+def _store(
+    folder: Path, out: Path | None, outputs: str, influence: float | None, memorized: float | None, files: list[str]
+) -> tuple[dict[str, Any], memorization.Own | None]:
+    truth = GroundTruth.open(folder)
+    rows = truth.completed
+    kept = set(truth.imported.schema if truth.imported is not None else truth.meta.schema if truth.meta else ())
+    by_correctness = outputs == "correct" or (outputs == "auto" and "correct" in kept)
+    names = ("correct", "train_correct") if by_correctness else ("margins", "train_margins")
+    if by_correctness and "correct" not in kept:
+        raise InputError(
+            f"{folder} keeps no correctness: train with --keep correct,train-correct, or use --outputs margins"
+        )
+    least = influence if influence is not None else memorization.INFLUENCE if by_correctness else _OF_MARGINS
+    limit = memorized if memorized is not None else memorization.MEMORIZATION if by_correctness else _OF_MARGINS
+    masks = truth.masks[rows]
+    values = truth.array(names[0])[rows] if by_correctness else truth.margins[rows]
+    own = memorization.own(masks, truth.array(names[1])[rows]) if names[1] in kept else None
+    notes = (
+        [] if own is not None else [f"no memorization: the store keeps no {names[1]} (train with --keep {names[1]})"]
+    )
+    influences, stderr, pairs = [], [], []
+    memory = np.full(masks.shape[1], np.inf, np.float32) if own is None else own.memorization
+    for slab in memorization.influence_slabs(masks, values):
+        pairs.append(memorization.high_pairs(slab, memory, least=least, memorized=limit))
+        stderr.append(slab.stderr if out is not None else slab.stderr[:: max(1, len(slab.stderr) // 200)])
+        if out is not None:
+            influences.append(slab.influence)
+    train, targets, strength = (np.concatenate([one[k] for one in pairs]) for k in range(3))
+    errors = np.concatenate(stderr)
+    if out is not None:
+        _save(out / "influence.npy", np.nan_to_num(np.concatenate(influences)), files)
+        _save(out / "influence_stderr.npy", errors, files)
+        if own is not None:
+            names_of = (
+                "memorization",
+                "memorization_stderr",
+                "consistency",
+                "consistency_stderr",
+                "n_with",
+                "n_without",
+            )
+            _save(out / "memorization.npz", {name: getattr(own, name) for name in names_of}, files)
+        _save(out / "pairs.npz", {"tr_idx": train, "tt_idx": targets, "infl": strength, "mem": memory[train]}, files)
+    made: Any = truth.imported if truth.imported is not None else truth.meta and truth.meta.identity
+    return {
+        "store": str(folder),
+        "runs": int(rows.sum()),
+        "alpha": float(made.alpha) if made is not None else float(masks.mean()),
+        "outputs": names[0],
+        "memorization": None if own is None else _memory(own, limit),
+        "consistency": None if own is None else float(np.nanmean(own.consistency)),
+        "influence_stderr": float(np.nanmedian(errors)),
+        "pairs": len(train),
+        "thresholds": {"influence": least, "memorized": limit},
+        "notes": notes,
+    }, own
+
+
+def _memory(own: memorization.Own, limit: float) -> dict[str, Any]:
+    known = own.memorization[np.isfinite(own.memorization)]
+    if not len(known):
+        raise InputError("every training example is in all runs, or in none: memorization cannot be told")
+    median, q95, q99 = (float(q) for q in np.quantile(known, [0.5, 0.95, 0.99]))
+    return {
+        "mean": float(known.mean()),
+        "median": median,
+        "q95": q95,
+        "q99": q99,
+        "above": int((known >= limit).sum()),
+        "examples": len(own.memorization),
+        "unknown": len(own.memorization) - len(known),
+        "stderr": float(np.nanmedian(own.memorization_stderr)),
+    }
+
+
+def _save(path: Path, value: Any, files: list[str]) -> None:
+    atomic.writable_folder(path.parent)
+    if isinstance(value, dict):
+        atomic.write(path, lambda out: np.savez(out, **value))
+    else:
+        atomic.write(path, lambda out: np.save(out, value, allow_pickle=False))
+    files.append(str(path))

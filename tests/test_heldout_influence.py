@@ -1,0 +1,347 @@
+"""Feldman & Zhang's runs and estimates, written here as published, read back as stores and scores."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bench.store import GroundTruth
+
+Array = NDArray[Any]
+Main = Callable[..., tuple[int, str, str]]
+
+N, T, M = 40, 23, 12
+
+
+def arrays(rng: np.random.Generator, ratio: float = 0.7) -> dict[str, Array]:
+    """One run's arrays, each in an order of its own."""
+    kept = rng.choice(N, round(ratio * N), replace=False)
+    index = {"train": kept, "removed": rng.permutation(np.setdiff1d(np.arange(N), kept)), "test": rng.permutation(T)}
+    right = {split: (rng.random(len(ids)) < 0.7).astype(np.uint8) for split, ids in index.items()}
+    made: dict[str, Array] = {f"index_{split}": rng.permutation(len(ids)) for split, ids in index.items()}
+    for split, order in made.copy().items():
+        ids, values = index[split.removeprefix("index_")], right[split.removeprefix("index_")]
+        made[split], made[f"correctness_{split.removeprefix('index_')}"] = ids[order], values[order]
+    return made | {"subsample_idx": rng.permutation(kept)}
+
+
+def experiment(folder: Path, ratios: tuple[float, ...] = (0.7,), m: int = M) -> dict[float, list[dict[str, Array]]]:
+    rng = np.random.default_rng(0)
+    found: dict[float, list[dict[str, Array]]] = {}
+    for ratio in ratios:
+        for number in range(m):
+            one = arrays(rng, ratio)
+            place = folder / f"{ratio:g}" / str(number)
+            place.mkdir(parents=True)
+            content: dict[str, Any] = dict(one)
+            (np.savez_compressed if number % 2 else np.savez)(place / "aux_arrays.npz", **content)
+            found.setdefault(ratio, []).append(one)
+    return found
+
+
+def scattered(one: dict[str, Array]) -> tuple[Array, Array, Array]:
+    """Mask, train correctness and correctness, example by example."""
+    mask, train, test = np.zeros(N, bool), np.zeros(N, bool), np.zeros(T, bool)
+    for i in one["subsample_idx"]:
+        mask[i] = True
+    for split in ("train", "removed"):
+        for i, value in zip(one[f"index_{split}"], one[f"correctness_{split}"], strict=True):
+            train[i] = value
+    for i, value in zip(one["index_test"], one["correctness_test"], strict=True):
+        test[i] = value
+    return mask, train, test
+
+
+def test_import(main: Main, tmp_path: Path) -> None:
+    runs = experiment(tmp_path / "cifar")[0.7]
+    code, text, error = main("import", "heldout-influence", "cifar", "store", "--quiet")
+    assert (code, error) == (0, "")
+    assert f"{M} runs × {T} targets of cifar, test targets, alpha 0.7, correctness" in text
+    truth = GroundTruth.open(tmp_path / "store")
+    expected = [scattered(one) for one in runs]
+    for k, found in enumerate((truth.masks, truth.array("train_correct"), truth.array("correct"))):
+        np.testing.assert_array_equal(found, [one[k] for one in expected])
+    np.testing.assert_array_equal(truth.margins, truth.array("correct").astype(np.float32))
+    assert truth.imported is not None
+    assert truth.imported.output == "correctness"
+    assert len(truth.imported.origin) == M
+    assert truth.imported.roles.eval == (10, 12)
+    assert main("verify", "store")[0] == 0
+    assert not (tmp_path / "store.importing").exists()
+    code, text, _ = main("memorization", "store")
+    assert (code, "memorization: mean" in text) == (0, True)
+    assert main("attribute", "--method", "heldout", "--store", "store", "--out", "s.npy", "--quiet")[0] == 0
+    assert main("lds", "--store", "store", "--scores", "s.npy")[0] == 0
+
+
+def test_several_ratios_make_a_family_and_a_c_score(main: Main, tmp_path: Path) -> None:
+    runs = experiment(tmp_path / "e", (0.2, 0.7))
+    assert main("import", "heldout-influence", "e", "family", "--quiet")[0] == 0
+    code, text, _ = main("memorization", "family", "--out", "out")
+    assert code == 0
+    assert "C-score over 2 subset sizes" in text
+    scores = []
+    for ratio in (0.2, 0.7):
+        masks, train, _ = (np.array([scattered(one)[k] for one in runs[ratio]]) for k in range(3))
+        with np.errstate(all="ignore"):
+            scores.append((train * ~masks).sum(0) / (~masks).sum(0))
+    np.testing.assert_allclose(np.load("out/c_score.npy"), np.mean(scores, axis=0), atol=1e-6)
+    assert main("import", "heldout-influence", "e", "one", "--ratio", "0.2", "--quiet")[0] == 0
+    assert GroundTruth.open("one").masks.sum(1).tolist() == [8] * M
+    assert main("import", "heldout-influence", "e/0.7", "other", "--quiet")[0] == 0
+    code, _, error = main("import", "heldout-influence", "e", "none", "--ratio", "0.5")
+    assert (code, "--ratio is 0.5: e has 0.2, 0.7" in error) == (2, True)
+
+
+def spoil(change: Callable[[dict[str, Array]], object]) -> Callable[[Path], None]:
+    def work(path: Path) -> None:
+        with np.load(path) as archive:
+            content = dict(archive)
+        change(content)
+        np.savez(path, **content)
+
+    return work
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def rewrite(content: bytes) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(content)
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+class Boom:
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("boom",))
+
+
+def objects(path: Path) -> None:
+    with np.load(path) as archive:
+        content: dict[str, Any] = dict(archive)
+    content["index_test"] = np.array([Boom()], object)
+    np.savez(path, **content)
+
+
+FAULTS = {
+    "missing": (unlink, "5/aux_arrays.npz is missing"),
+    "empty": (rewrite(b""), "5/aux_arrays.npz is empty (0 bytes)"),
+    "text": (rewrite(b"no archive at all"), "5/aux_arrays.npz"),
+    "pickle": (rewrite(pickle.dumps(Boom())), "5/aux_arrays.npz holds Python objects"),
+    "objects": (objects, "5/aux_arrays.npz holds Python objects"),
+    "cut": (cut, "5/aux_arrays.npz is torn"),
+    "loop": (loop, "5/aux_arrays.npz cannot be read"),
+    "key": (spoil(lambda c: c.pop("subsample_idx")), "lacks subsample_idx"),
+    "out of range": (spoil(lambda c: c["index_train"].__setitem__(0, N)), f"has {N} in index_train"),
+    "negative": (spoil(lambda c: c["index_removed"].__setitem__(0, -1)), "has -1 in index_removed"),
+    "twice": (spoil(lambda c: c["index_train"].__setitem__(0, c["index_train"][1])), "has training example"),
+    "test twice": (spoil(lambda c: c["index_test"].__setitem__(0, c["index_test"][1])), "has a test example twice"),
+    "other subset": (
+        spoil(lambda c: c["subsample_idx"].__setitem__(0, c["index_removed"][0])),
+        "not the set of its index_train",
+    ),
+    "not 0/1": (spoil(lambda c: c["correctness_test"].__setitem__(0, 2)), "neither 0 nor 1"),
+    "lengths": (spoil(lambda c: c.update(correctness_test=c["correctness_test"][:-1])), "has correctness_test of type"),
+    "type": (spoil(lambda c: c.update(index_test=c["index_test"] + 0.5)), "where a list of integers belongs"),
+    "smaller": (
+        spoil(lambda c: c.update(index_test=np.arange(T - 1), correctness_test=c["correctness_test"][:-1])),
+        f"{T - 1} test examples, where others have {N} and {T}",
+    ),
+    "ratio": (
+        spoil(lambda c: c.update(arrays(np.random.default_rng(9), 0.5))),
+        "keeps 20 of 40 examples, where its folder's ratio 0.7 is 28",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_run_is_named_and_left_out_on_request(main: Main, tmp_path: Path, fault: str) -> None:
+    runs = experiment(tmp_path / "e")[0.7]
+    break_it, said = FAULTS[fault]
+    break_it(tmp_path / "e" / "0.7" / "5" / "aux_arrays.npz")
+    code, text, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, text) == (2, "")
+    assert said in error
+    assert error.count("\n") == 1
+    assert "--skip-torn" in error
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "boom").exists()
+    code, text, _ = main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")
+    assert code == 0
+    assert "1 runs are left out" in text
+    truth = GroundTruth.open(tmp_path / "store")
+    np.testing.assert_array_equal(truth.masks, [scattered(one)[0] for k, one in enumerate(runs) if k != 5])
+    assert truth.imported is not None
+    assert said in truth.imported.notes[0]
+
+
+def test_numbers_left_out_are_missing_runs(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    (tmp_path / "e" / "0.7" / "3").rename(tmp_path / "elsewhere")
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, "run 3 is missing" in error) == (2, True)
+    assert main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")[0] == 0
+
+
+def test_an_interrupted_import_goes_on(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.interop import heldout_import, heldout_runs
+
+    experiment(tmp_path / "e")
+    monkeypatch.setattr(heldout_import, "_BLOCK", 4)
+    read, seen = heldout_runs.read, []
+
+    def counted(path: Path, *others: Any) -> Any:
+        seen.append(path.parent.name)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return read(path, *others)
+
+    monkeypatch.setattr(heldout_runs, "read", counted)
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 130
+    assert not (tmp_path / "store").exists()
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
+    assert seen[6:] == [str(k) for k in range(4, 12)]
+    first = GroundTruth.open(tmp_path / "store")
+    monkeypatch.setattr(heldout_runs, "read", read)
+    assert main("import", "heldout-influence", "e", "again", "--quiet")[0] == 0
+    assert first.imported is not None
+    second = GroundTruth.open(tmp_path / "again").imported
+    assert second is not None
+    assert second.key == first.imported.key
+
+
+def test_a_run_that_changed_is_read_anew(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    (tmp_path / "e" / "0.7" / "5" / "aux_arrays.npz").write_bytes(b"")
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 2
+    whole: dict[str, Any] = dict(arrays(np.random.default_rng(3)))
+    np.savez(tmp_path / "e" / "0.7" / "5" / "aux_arrays.npz", **whole)
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
+
+
+def test_bad_sources_and_places(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "empty").mkdir()
+    for words, said in (
+        (["nowhere", "store"], "nowhere is not a folder"),
+        (["empty", "store"], "empty holds no folder of a subset ratio"),
+        (["e", "full"], "full is there already"),
+        (["e", "store", "--eval-rows", "last:12"], "leaves no row to fit on"),
+        (["e", "store", "--eval-rows", "some"], "write last:K or first:K"),
+    ):
+        code, text, error = main("import", "heldout-influence", *words, "--quiet")
+        assert (code, text) == (2, "")
+        assert said in error
+        assert not (tmp_path / "store").exists()
+
+
+def test_runs_go_round(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
+    assert main("export", "heldout-influence", "store", "back", "--what", "runs", "--quiet")[0] == 0
+    assert main("import", "heldout-influence", "back", "again", "--quiet")[0] == 0
+    one, other = GroundTruth.open("store"), GroundTruth.open("again")
+    np.testing.assert_array_equal(one.masks, other.masks)
+    for name in ("correct", "train_correct"):
+        np.testing.assert_array_equal(one.array(name), other.array(name))
+    code, _, error = main("export", "heldout-influence", "store", "back", "--what", "runs")
+    assert (code, "is there already" in error) == (2, True)
+
+
+def test_estimates_are_written_as_published_and_read_back(main: Main, tmp_path: Path) -> None:
+    runs = experiment(tmp_path / "e", m=30)[0.7]
+    masks, train, right = (np.array([scattered(one)[k] for one in runs]) for k in range(3))
+    memory = np.array([train[masks[:, i], i].mean() - train[~masks[:, i], i].mean() for i in range(N)])
+    values = np.array([right[masks[:, i]].mean(0) - right[~masks[:, i]].mean(0) for i in range(N)])
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
+    assert main("export", "heldout-influence", "store", "out")[0] == 0
+    with np.load("out/infl_mem.npz") as found:
+        assert set(found) == {"memorization", "influence"}
+        np.testing.assert_allclose(found["memorization"], memory, atol=1e-6)
+        np.testing.assert_allclose(found["influence"], values.T, atol=1e-6)
+        assert found["influence"].dtype == np.float32
+    assert main("import", "heldout-estimates", "out/infl_mem.npz", "scores.npy")[0] == 0
+    np.testing.assert_allclose(np.load("scores.npy"), values, atol=1e-6)
+    np.testing.assert_allclose(np.load("scores.extra.npz")["memorization"], memory, atol=1e-6)
+
+    labels = np.arange(N) % 3, np.arange(T) % 3
+    np.save("tr.npy", labels[0])
+    np.save("tt.npy", labels[1])
+    classes = ["--what", "classes", "--train-labels", "tr.npy"]
+    code, _, error = main("export", "heldout-influence", "store", "out", *classes)
+    assert (code, "add --target-labels" in error) == (2, True)
+    assert main("export", "heldout-influence", "store", "out", *classes, "--target-labels", "tt.npy")[0] == 0
+    with np.load("out/cifar100_infl_matrix.npz") as found:
+        rows, columns = found["tr_classidx_1"], found["tt_classidx_1"]
+        np.testing.assert_allclose(found["infl_matrix_class1"], values[np.ix_(rows, columns)], atol=1e-6)
+        assert (labels[0][rows] == 1).all()
+    assert main("import", "heldout-estimates", "out/cifar100_infl_matrix.npz", "within.npy")[0] == 0
+    same = labels[0][:, None] == labels[1][None, :]
+    np.testing.assert_allclose(np.load("within.npy"), np.where(same, values, 0), atol=1e-6)
+
+    assert main("export", "heldout-influence", "store", "out", "--what", "pairs")[0] == 0
+    with np.load("out/high_infl_pairs_infl0.15_mem0.25.npz") as found:
+        expected = np.argwhere((values >= 0.15) & (memory >= 0.25)[:, None])
+        np.testing.assert_array_equal(np.stack([found["tr_idx"], found["tt_idx"]], 1), expected)
+    name = "out/high_infl_pairs_infl0.15_mem0.25.npz"
+    code, _, error = main("import", "heldout-estimates", name, "p.npy")
+    assert (code, "add --n-train" in error) == (2, True)
+    assert main("import", "heldout-estimates", name, "p.npy", "--n-train", str(N), "--n-targets", str(T))[0] == 0
+    np.testing.assert_allclose(np.load("p.npy").sum(), values[tuple(expected.T)].sum(), rtol=1e-5)
+
+    np.savez("index.npz", tr_mem=memory, tr_labels=labels[0], tr_filenames=np.array([f"n{k}.JPEG" for k in range(N)]))
+    code, text, _ = main("import", "heldout-estimates", "index.npz", "i.npy")
+    assert (code, "no influence is in" in text) == (0, True)
+    assert not Path("i.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"memorization": np.zeros(3), "influence": np.zeros((3, 4))}, "its columns are memorization"),
+        ({"something": np.zeros(3)}, "none of the layouts"),
+        ({"memorization": np.zeros(3), "influence": np.full((4, 3), np.nan)}, "not finite"),
+        ({"memorization": np.zeros(3), "influence": np.array([Boom()], object)}, "Python objects"),
+        ({"tr_mem": np.zeros(3), "infl_matrix_class0": np.zeros((1, 1))}, "lacks tt_labels"),
+        (
+            {
+                "tr_mem": np.zeros(3),
+                "tt_labels": np.zeros(2),
+                "infl_matrix_class0": np.zeros((1, 1)),
+                "tr_classidx_0": np.array([7]),
+                "tt_classidx_0": np.array([0]),
+            },
+            "goes from 7 to 7",
+        ),
+    ],
+)
+def test_bad_estimates(main: Main, tmp_path: Path, content: dict[str, Any], said: str) -> None:
+    np.savez(tmp_path / "x.npz", **content)
+    code, text, error = main("import", "heldout-estimates", "x.npz", "s.npy")
+    assert (code, text) == (2, "")
+    assert said in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npz"]
+
+
+def test_export_needs_correctness(main: Main) -> None:
+    assert main("train", "digits/logreg", "--models", "30", "--out", "store", "--quiet")[0] == 0
+    code, _, error = main("export", "heldout-influence", "store", "out")
+    assert (code, "train with --keep correct" in error) == (2, True)
+    assert json.loads(Path("store/spec.json").read_text())["num_models"] == 30
