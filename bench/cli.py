@@ -23,10 +23,11 @@ from bench.interop import FORMATS
 from bench.interop import cli as interop
 from bench.report.cli import add_report
 from bench.sharing import cli as sharing
+from bench.tables import cli as tables
 
 _VERBS = (
-    *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report"),
-    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization"),
+    *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with every method, in under a minute
@@ -78,8 +79,15 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
-        *(add_report, _add_list, _add_recipe, _add_verify),
-        *(interop.add_import, interop.add_export, sharing.add_push, sharing.add_pull, memorization_cli.add),
+        *(add_report, tables.add_table, _add_list, _add_recipe, _add_verify),
+        *(
+            interop.add_import,
+            interop.add_export,
+            sharing.add_push,
+            sharing.add_pull,
+            memorization_cli.add,
+            tables.add_schema,
+        ),
     ):
         made = add(verbs)
         made.add_argument("--debug", action="store_true", help="show the traceback of an error")

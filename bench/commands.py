@@ -16,6 +16,7 @@ from bench.comparing import cli as comparing
 from bench.errors import BenchError
 from bench.interop import cli as interop
 from bench.sharing import cli as sharing
+from bench.tables import cli as tables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -394,4 +395,6 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "push": sharing.push,
     "pull": sharing.pull,
     "memorization": memorization_cli.run,
+    "table": tables.table,
+    "schema": tables.schema,
 }

@@ -1,12 +1,13 @@
-"""What a run found, as files: leaderboard.json, .csv, .md, the values per target, report.html."""
+"""What a run found, as files: leaderboard.json, .csv, .md, .tex, the values per target, report.html."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from bench import atomic
 from bench.errors import InputError
@@ -21,6 +22,11 @@ SCHEMA = 1
 ABOUT_TARGETS = ("target", "label", "margin_variance")
 """The first columns of per_target.csv; those of methods follow."""
 Interval = tuple[float, float]
+Correlation = Annotated[float, Meta(ge=-1, le=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0)]
+Place = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -34,15 +40,20 @@ class Cost(msgspec.Struct, frozen=True):
         disk_bytes: what it left or kept on disk: the score matrix and its cache at the end.
     """
 
-    seconds: float
-    models: int
-    peak_bytes: int
-    train_seconds: float = 0.0
-    disk_bytes: int = 0
+    seconds: Seconds
+    models: Count
+    peak_bytes: Count
+    train_seconds: Seconds = 0.0
+    disk_bytes: Count = 0
 
 
 class ShareRow(msgspec.Struct, frozen=True):
-    """An LDS as a share of the noise ceiling (`bench.stats.share_of_ceiling`)."""
+    """An LDS as a share of the noise ceiling (`bench.stats.share_of_ceiling`).
+
+    Attributes:
+        value: LDS over ceiling; above 1 where both are near and noise has it so.
+        ci: its 95% interval.
+    """
 
     value: float
     ci: Interval
@@ -54,48 +65,58 @@ class SpreadRow(msgspec.Struct, frozen=True):
     Attributes:
         quantiles: by level, as text: "0.05" … "0.95".
         negative: share of targets below zero.
-        by_class: mean by class, as text; by_variance: by fifth of the targets' margin variance, least first.
+        by_class: mean by class, as text.
+        by_variance: mean by fifth of the targets' margin variance, least first.
     """
 
-    quantiles: dict[str, float]
-    negative: float
-    by_class: dict[str, float | None]
-    by_variance: list[float | None]
+    quantiles: dict[str, Correlation]
+    negative: Probability
+    by_class: dict[str, Correlation | None]
+    by_variance: list[Correlation | None]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One method of the table.
 
     Attributes:
-        name, params, status, reason: which method, and whether it ran.
-        lds, ci, stderr: the score, its 95% interval, and the standard error behind it.
-        rank, rank_ci, group: place in the table, the places that it may have (simultaneously at 95%), and letters:
-            methods that share one cannot be told apart (`bench.stats.ranking`).
+        name: the method as it was asked for, with its parameters.
+        params: all its parameters.
+        status: whether it ran.
+        reason: why it did not, or why it has no LDS.
+        lds: the score, None where it has none.
+        ci: its 95% interval.
+        stderr: the standard error behind that.
+        rank: place in the table.
+        rank_ci: first and last of the places that it may have, simultaneously at 95% (`bench.stats.rank_intervals`).
+        group: letters; methods that share one cannot be told apart (`bench.stats.letters`).
         of_ceiling: share of the noise ceiling, None without one.
-        p_value, null_stderr: two-sided, of an LDS by chance, and the standard deviation of such
-            (`bench.stats.permutation_null`).
-        spread: over targets.
-        n_excluded, n_tied, notes: what a reader must know.
+        p_value: two-sided, of an LDS by chance (`bench.stats.permutation_null`).
+        null_stderr: standard deviation of what this method would have by chance.
+        spread: its LDS over targets.
+        n_excluded: targets without a correlation, which the mean leaves out.
+        n_tied: targets with ties in margins or predictions.
+        notes: what else a reader must know.
         cost: what it took.
-        scores, extra: paths of the score matrix and of arrays beside it, relative to the leaderboard's folder.
+        scores: path of the score matrix, relative to the leaderboard's folder.
+        extra: path of arrays that the method kept beside its scores.
     """
 
     name: str
     params: dict[str, Any]
     status: Literal["ok", "skipped", "failed"]
     reason: str | None = None
-    lds: float | None = None
+    lds: Correlation | None = None
     ci: Interval | None = None
-    stderr: float | None = None
-    rank: int | None = None
-    rank_ci: tuple[int, int] | None = None
+    stderr: Annotated[float, Meta(ge=0)] | None = None
+    rank: Place | None = None
+    rank_ci: tuple[Place, Place] | None = None
     group: str | None = None
     of_ceiling: ShareRow | None = None
-    p_value: float | None = None
-    null_stderr: float | None = None
+    p_value: Probability | None = None
+    null_stderr: Annotated[float, Meta(ge=0)] | None = None
     spread: SpreadRow | None = None
-    n_excluded: int = 0
-    n_tied: int = 0
+    n_excluded: Count = 0
+    n_tied: Count = 0
     notes: list[str] = []
     cost: Cost = Cost(0.0, 0, 0)
     scores: str | None = None
@@ -103,19 +124,32 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Rows by role; `eval` counts rows, `eval / repeats` subsets; `diverged` ones are in none of them."""
+    """Rows of the ground truth by role.
 
-    fit: int
-    tune: int
-    eval: int
-    repeats: int
-    diverged: int = 0
+    Attributes:
+        fit: rows that methods may fit on.
+        tune: rows that choose hyper-parameters.
+        eval: rows that judge; `eval / repeats` subsets.
+        repeats: seeds per eval subset.
+        diverged: rows whose model diverged, which are in none of these.
+    """
+
+    fit: Count
+    tune: Count
+    eval: Count
+    repeats: Annotated[int, Meta(ge=1)]
+    diverged: Count = 0
 
 
 class CeilingRow(msgspec.Struct, frozen=True):
-    """The best LDS that could be had (`bench.stats.noise_ceiling`)."""
+    """The best LDS that could be had (`bench.stats.noise_ceiling`).
 
-    lds: float
+    Attributes:
+        lds: from the agreement between the seeds of a subset.
+        ci: its 95% interval.
+    """
+
+    lds: Correlation
     ci: Interval
 
 
@@ -130,19 +164,22 @@ class Chance(msgspec.Struct, frozen=True):
         permutations: how many were drawn; the fit rows have no part in them.
     """
 
-    lds: float
-    p_value: float
+    lds: Correlation
+    p_value: Probability
     ci: Interval
-    stderr: float
-    permutations: int
+    stderr: Annotated[float, Meta(ge=0)]
+    permutations: Count
 
 
 class Pair(msgspec.Struct, frozen=True):
     """Two methods compared on the same subsets and targets (`bench.stats.paired_difference`).
 
     Attributes:
-        better, worse: names, by LDS.
-        difference: how much better, ci: its 95% interval, p_value: of no difference.
+        better: name of the one with the higher LDS.
+        worse: name of the other.
+        difference: how much better, in LDS.
+        ci: its 95% interval.
+        p_value: of no difference, two-sided.
         p_holm: the same after Holm's correction for all pairs of the table.
     """
 
@@ -150,40 +187,46 @@ class Pair(msgspec.Struct, frozen=True):
     worse: str
     difference: float
     ci: Interval
-    p_value: float
-    p_holm: float
+    p_value: Probability
+    p_holm: Probability
 
 
 class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
-    """leaderboard.json.
+    """What `bench run` found, in leaderboard.json; NaN is written as null.
 
     Attributes:
         schema: version of this format.
-        setting, alpha, output, seed: what was asked (`bench.store.Identity`).
+        setting: dataset and model, with their parameters.
+        alpha: kept fraction of the training set.
+        output: the margin: `logsumexp` or `max` of the other classes' logits is taken off the true one's.
+        seed: root seed of everything.
         protocol: `expectation`: every subset model has a seed of its own.
         rows: how many rows fit, tune and judge.
-        n_train, n_targets: the size of a score matrix.
-        ceiling: noise ceiling, None with one seed per subset; why_no_ceiling: then the reason.
+        n_train: rows of a score matrix.
+        n_targets: columns of a score matrix.
+        ceiling: noise ceiling, None with one seed per subset.
+        why_no_ceiling: the reason where there is no ceiling.
         chance: where chance stands, None where no target has a correlation.
         methods: best first, then those that were skipped or failed.
         pairs: every two methods that have an LDS.
-        ground_truth: the store's folder, relative to the leaderboard's, and its key.
+        ground_truth: `path` of the store's folder, relative to the leaderboard's, and its `key`.
+        versions: of Python and packages, by name.
+        hardware: what it ran on.
         hashes: of the examples, the recipe, the code that trained, and the harness.
         command: what to type to get the same again.
-        versions, hardware: what it ran on.
         data: what the examples were read from: file names and their checksums.
         modified_data: whether any of it is not as published; tables then say so.
     """
 
     schema: int = SCHEMA
     setting: str
-    alpha: float
+    alpha: Annotated[float, Meta(gt=0, lt=1)]
     output: str
     seed: int
     protocol: Literal["expectation"] = "expectation"
     rows: Counts
-    n_train: int
-    n_targets: int
+    n_train: Count
+    n_targets: Count
     ceiling: CeilingRow | None
     why_no_ceiling: str | None = None
     chance: Chance | None = None
@@ -198,31 +241,16 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     modified_data: bool = False
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per method, in order; costs and interval ends as columns."""
-        import pandas as pd
+        """One row per method, in order; columns, their order and dtypes are those of `bench.tables.frames.METHODS`."""
+        from bench.tables import frames
 
-        return pd.DataFrame(
-            {
-                "rank": pd.array([m.rank for m in self.methods], "Int64"),
-                "method": [m.name for m in self.methods],
-                "lds": [_number(m.lds) for m in self.methods],
-                "ci_low": [_number(m.ci and m.ci[0]) for m in self.methods],
-                "ci_high": [_number(m.ci and m.ci[1]) for m in self.methods],
-                "status": [m.status for m in self.methods],
-                "reason": [m.reason or "" for m in self.methods],
-                "n_excluded": [m.n_excluded for m in self.methods],
-                "n_tied": [m.n_tied for m in self.methods],
-                "models": [m.cost.models for m in self.methods],
-                "train_seconds": [m.cost.train_seconds for m in self.methods],
-                "seconds": [m.cost.seconds for m in self.methods],
-                "peak_bytes": [m.cost.peak_bytes for m in self.methods],
-                "disk_bytes": [m.cost.disk_bytes for m in self.methods],
-            }
-        )
+        return frames.of_methods(self)
 
+    def pairs_frame(self) -> pd.DataFrame:
+        """One row per two methods compared; the columns are those of `bench.tables.frames.PAIRS`."""
+        from bench.tables import frames
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
+        return frames.of_pairs(self)
 
 
 def ranked(rows: list[Row]) -> list[Row]:
@@ -255,15 +283,15 @@ def write(
     Raises:
         BenchError: the folder cannot be written.
     """
-    import pandas as pd
-
     from bench import report, tables
+    from bench.tables import frames, latex
 
     atomic.write_text(folder / "leaderboard.json", msgspec.json.format(msgspec.json.encode(board)).decode() + "\n")
-    atomic.write_text(folder / "leaderboard.csv", board.to_frame().to_csv(index=False, lineterminator="\n"))
+    atomic.write_text(folder / "leaderboard.csv", frames.csv_text(board.to_frame()))
     atomic.write_text(folder / "leaderboard.md", tables.markdown(board))
-    columns = {"target": np.arange(len(labels)), "label": labels, "margin_variance": variance, **per_target}
-    atomic.write_text(folder / "per_target.csv", pd.DataFrame(columns).to_csv(index=False, lineterminator="\n"))
+    atomic.write_text(folder / "leaderboard.tex", latex.leaderboard(board))
+    about = dict(zip(ABOUT_TARGETS, (np.arange(len(labels)), labels, variance), strict=True))
+    atomic.write_text(folder / "per_target.csv", frames.wide_csv_text(about, per_target))
     report.write(folder, board, per_target, data)
 
 
@@ -275,28 +303,39 @@ def read(path: Path) -> Leaderboard:
     """
     file = path / "leaderboard.json" if path.is_dir() else path
     try:
-        board = msgspec.json.decode(file.read_bytes(), type=Leaderboard)
+        text = file.read_bytes()
+        version = msgspec.json.decode(text, type=_Header).schema
+        board = msgspec.json.decode(text, type=Leaderboard) if version == SCHEMA else None
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist: name a folder that `bench run` wrote") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read as a leaderboard ({error}): run the same command again") from error
-    if board.schema != SCHEMA:
-        raise InputError(f"{file} has schema {board.schema}, and this version reads schema {SCHEMA}")
+    if board is None:
+        raise InputError(f"{file} has schema {version}, and this version reads schema {SCHEMA}")
     return board
 
 
+class _Header(msgspec.Struct):
+    schema: int = SCHEMA
+
+
 def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:
-    """The LDS of every target by method, from a run's per_target.csv.
+    """The LDS of every target by method, NaN where excluded, from a run's per_target.csv.
 
     Raises:
-        InputError: it is not there.
+        InputError: it is not there, or a value is no number.
     """
-    import pandas as pd
+    from bench.tables import frames
 
-    path = folder / "per_target.csv"
-    try:
-        frame = pd.read_csv(path, float_precision="round_trip")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read ({reason}): run the same command again") from error
-    return {name: frame[name].to_numpy(np.float64) for name in frame.columns if name not in ABOUT_TARGETS}
+    return frames.read_wide_csv(folder / "per_target.csv", len(ABOUT_TARGETS))[1]
+
+
+def read_per_target_frame(folder: Path) -> pd.DataFrame:
+    """The same in long form, one row per method and target: columns as in `bench.tables.frames.PER_TARGET`.
+
+    Raises:
+        InputError: as `read_per_target`.
+    """
+    from bench.tables import frames
+
+    return frames.of_targets(*frames.read_wide_csv(folder / "per_target.csv", len(ABOUT_TARGETS)))

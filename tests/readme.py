@@ -5,12 +5,16 @@
 tests/test_readme.py fails where README.md is not what this makes.
 """
 
+import argparse
 import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from bench import curve_tables, datasets, methods, results, tables
+from bench.cli import parser
 from bench.curve import Curve
 from bench.results import Leaderboard
 
@@ -81,6 +85,37 @@ def what_there_is() -> str:
     return "\n".join([*lines, "```", ""])
 
 
+def commands() -> str:
+    """`--help` of every verb, with the width of this page."""
+    made = parser()
+    made.formatter_class = _Wide
+    (verbs,) = (action for action in made._actions if isinstance(action, argparse._SubParsersAction))
+    lines = [f"```\n$ python -m bench --help\n{made.format_help()}```\n"]
+    for name, verb in verbs.choices.items():
+        verb.formatter_class = _Wide
+        text = verb.format_help()
+        lines.append(
+            f"<details><summary><code>python -m bench {name} --help</code></summary>\n\n```\n{text}```\n</details>\n"
+        )
+    return "\n".join(lines)
+
+
+class _Wide(argparse.RawDescriptionHelpFormatter):
+    """Of one width everywhere; a usage of one line is not wrapped, which versions of Python do differently."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=110)
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:  # noqa: ARG002
+        """Name the words and leave out the options, which stand below."""
+        words = [action.metavar or action.dest for action in actions if not action.option_strings]
+        shown = " ".join(["python -m", self._prog, "[options]", *(str(word) for word in words)])
+        super().add_usage(shown.replace("%", "%%"), actions, groups, prefix)
+
+    def _format_text(self, text: str) -> str:
+        return super()._format_text(text if "\n" in text else "\n".join(textwrap.wrap(text, 108)))
+
+
 def example(name: str) -> str:
     return f"```python\n{(ROOT / 'tests' / 'examples' / name).read_text('utf-8')}```\n"
 
@@ -93,6 +128,7 @@ PARTS = {
     "datamodels": by_fit_rows,
     "curve": learning_curve,
     "published": against_published,
+    "commands": commands,
 }
 
 

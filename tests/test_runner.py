@@ -83,7 +83,7 @@ def test_every_file_of_the_contract(run: Run) -> None:
         assert np.load(out / one["scores"]).shape == (40, 10)
     assert {p.name for p in out.iterdir()} == {
         *("leaderboard.json", "leaderboard.csv", "leaderboard.md", "per_target.csv", "report.html", "log.txt"),
-        *("baseline.json", "scores", "ground-truth", "checkpoints"),
+        *("leaderboard.tex", "baseline.json", "scores", "ground-truth", "checkpoints"),
     }
     models = {name: row.cost.models for name, row in named(made).items()}
     assert models == {"random": 0, "heldout": 20, "graddot:checkpoints=1": 1}

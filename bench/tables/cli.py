@@ -1,0 +1,131 @@
+"""The verbs `table`, a run's numbers in any form, and `schema`, what its JSON files are."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+FORMATS = ("text", "markdown", "latex", "csv", "json", "parquet")
+WHAT = ("leaderboard", "pairs", "per-target")
+SCHEMAS = ("leaderboard", "baseline")
+_ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "text"}
+
+
+def add_table(verbs: Any) -> argparse.ArgumentParser:
+    """The verb `table`."""
+    made: argparse.ArgumentParser = verbs.add_parser(
+        "table",
+        help="a run's table, its pairs or its single targets, as text, Markdown, LaTeX, CSV, JSON or parquet",
+        description="Print or write a run's numbers. The pairs are every two methods, compared on the same subsets and "
+        "targets; per-target has the LDS of every method on every target.",
+    )
+    made.add_argument("run", metavar="RUN", help="folder that bench run wrote, or its leaderboard.json")
+    made.add_argument("--what", choices=WHAT, default="leaderboard", help="which numbers (leaderboard)")
+    made.add_argument("--format", choices=FORMATS, help="how (what --out ends with, else text)")
+    made.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
+    made.add_argument(
+        "--sort", metavar="COLUMN", help="a column of the CSV, such as lds, seconds, models: best or most first"
+    )
+    return made
+
+
+def add_schema(verbs: Any) -> argparse.ArgumentParser:
+    """The verb `schema`."""
+    made: argparse.ArgumentParser = verbs.add_parser("schema", help="the JSON Schema of a run's files")
+    made.add_argument("file", choices=SCHEMAS, help="of leaderboard.json, or of baseline.json")
+    return made
+
+
+def schema(given: argparse.Namespace) -> int:
+    """Print a schema."""
+    from importlib.resources import files
+
+    sys.stdout.write((files("bench.tables") / "schemas" / f"{given.file}.json").read_text("utf-8"))
+    return 0
+
+
+def table(given: argparse.Namespace) -> int:
+    """Print or write a table."""
+    from bench import atomic
+
+    out = None if given.out is None else Path(given.out)
+    kind = given.format or (_ENDINGS.get(out.suffix) if out is not None else "text")
+    if kind is None:
+        raise BenchError(f"--out is {given.out!r}, whose ending names no format: add --format ({', '.join(FORMATS)})")
+    if kind == "parquet" and out is None:
+        raise BenchError("--format parquet is no text: name a file with --out")
+    content = _content(Path(given.run), given.what, kind, given.sort)
+    if out is None:
+        sys.stdout.write(content.decode("utf-8"))
+        return 0
+    atomic.writable_folder(out.parent)
+    atomic.write(out, lambda file: file.write(content))
+    print(out)
+    return 0
+
+
+def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
+    import msgspec
+
+    from bench import results, tables
+    from bench.tables import frames, latex
+
+    board = results.read(run)
+    folder = run if run.is_dir() else run.parent
+    if sort is not None and what == "leaderboard":
+        frame = _sorted(board.to_frame(), sort)
+        place = {row.name: row for row in board.methods}
+        board = msgspec.structs.replace(board, methods=[place[name] for name in frame["method"]])
+    if what == "leaderboard":
+        if kind in ("text", "markdown"):
+            return (tables.plain(board) if kind == "text" else tables.markdown(board)).encode()
+        if kind == "latex":
+            return latex.leaderboard(board).encode()
+        if kind == "json":
+            return msgspec.json.format(msgspec.json.encode(board)) + b"\n"
+        frame = board.to_frame()
+    else:
+        frame = board.pairs_frame() if what == "pairs" else results.read_per_target_frame(folder)
+        frame = frame if sort is None else _sorted(frame, sort)
+    if kind == "parquet":
+        return frames.parquet_bytes(frame)
+    if kind == "csv":
+        return frames.csv_text(frame).encode()
+    if kind == "json":
+        text: str = frame.to_json(orient="records", double_precision=15)
+        return msgspec.json.format(text.encode()) + b"\n"
+    return _lines(frame, kind).encode()
+
+
+def _sorted(frame: Any, column: str) -> Any:
+    if column not in frame.columns:
+        from bench.errors import nearest
+
+        raise BenchError(f"--sort is {column!r}{nearest(column, list(frame))}: there are {', '.join(frame.columns)}")
+    small = column in ("rank", "method", "p_value", "p_holm", "target", "label", "better", "worse", "group", "status")
+    return frame.sort_values(column, ascending=small, kind="stable", na_position="last")
+
+
+def _lines(frame: Any, kind: str) -> str:
+    """A frame as text, Markdown or LaTeX."""
+    from bench.tables import latex
+    from bench.tables.text import aligned, piped
+
+    numbers = {name for name in frame.columns if frame[name].dtype.kind in "fiu"}
+    rows = [[_text(value) for value in row] for row in frame.itertuples(index=False)]
+    header = list(frame.columns)
+    if kind == "latex":
+        return latex.tabular(header, rows, numbers)
+    return "\n".join((aligned if kind == "text" else piped)([header, *rows], numbers)) + "\n"
+
+
+def _text(value: Any) -> str:
+    import pandas as pd
+
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

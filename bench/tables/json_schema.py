@@ -1,0 +1,36 @@
+"""JSON Schemas of leaderboard.json and baseline.json, from the structs that read them.
+
+python -m bench.tables.json_schema    # writes bench/tables/schemas/*.json anew
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+FOLDER = Path(__file__).resolve().parent / "schemas"
+
+
+def made() -> dict[str, str]:
+    """The text of each schema, by name."""
+    from bench.baselines import Baseline
+    from bench.results import Leaderboard
+
+    structs: dict[str, Any] = {"leaderboard": Leaderboard, "baseline": Baseline}
+    return {name: _text(name, struct) for name, struct in structs.items()}
+
+
+def _text(name: str, struct: Any) -> str:
+    found = msgspec.json.schema(struct)
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{name}.json of ldsbench, schema 1",
+    }
+    return msgspec.json.format(msgspec.json.encode(head | found)).decode() + "\n"
+
+
+if __name__ == "__main__":
+    for name, text in made().items():
+        (FOLDER / f"{name}.json").write_text(text, "utf-8")
