@@ -76,6 +76,18 @@ def test_differences_and_holm_by_hand(pair: tuple[Baseline, Baseline]) -> None:
     assert sorted(one.p_holm for one in found.methods) == pytest.approx(steps)
 
 
+def test_verdicts_allow_for_the_number_of_methods(world: World) -> None:
+    """Of many methods that were only drawn anew some have p below .05, and none is called better or worse."""
+    w = world(8)
+    first, second = (w.run({f"m{i}": w.scores(0.5) for i in range(30)}) for _ in range(2))
+    found = bench.compare(first, second).methods
+    alone = [one.name for one in found if one.p_value < 0.05]
+    assert alone
+    assert all(one.verdict == "not distinguishable" for one in found)
+    verdicts = [bench.compare(first, second, methods=[name]).methods[0].verdict for name in alone]
+    assert set(verdicts) <= {"better", "worse"}
+
+
 def test_one_method_is_compared_without_correction(pair: tuple[Baseline, Baseline]) -> None:
     (one,) = bench.compare(*pair, methods=["drawn"]).methods
     assert one.p_holm == one.p_value
@@ -130,7 +142,7 @@ def test_what_was_judged_differently_is_refused_and_named(
     assert found.differs == words.strip(":; ").split(", ") if "(" not in words else found.differs[0] in words
     for markdown in (False, True):
         text = tables.compared(found, markdown=markdown)
-        assert text.upper().lstrip("*").startswith(f"NOT JUDGED ALIKE: {', '.join(found.differs).upper()}")
+        assert text.lstrip("*").startswith(f"NOT JUDGED ALIKE: {', '.join(found.differs)}.")
 
 
 def test_other_margins_are_named_with_their_agreement(world: World) -> None:
@@ -229,7 +241,7 @@ def test_command_line(main: Main, pair: tuple[Baseline, Baseline], tmp_path: Pat
     assert row[-2:] == ["<0.001", "worse"]
     assert re.fullmatch(r"−0\.\d{3}", row[3])
     assert re.fullmatch(r"\[−0\.\d{3}, −0\.\d{3}\]", row[4])
-    assert "broke: ok in A, failed: ValueError: it broke in B" in lines
+    assert "broke: in A ok, in B failed: ValueError: it broke" in lines
     assert main("compare", "b", "a", "--method", "down", "--method", "drawn")[0] == 0  # both no worse
     assert main("compare", "a", "a/baseline.json")[0] == 0
 
@@ -238,7 +250,7 @@ def test_command_line(main: Main, pair: tuple[Baseline, Baseline], tmp_path: Pat
     assert code == 1
     assert {len(line) for line in cells} == {7}
     assert {line[0]: line[-1] for line in cells[2:]}["same"] == "identical"
-    assert "- gone: ok in A, absent in B\n" in out
+    assert "- gone: in A ok, in B absent\n" in out
 
     code, out, _ = main("compare", "a", "b", "--json")
     assert (code, out) == (1, main("compare", "a", "b", "--format", "json")[1])

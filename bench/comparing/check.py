@@ -171,7 +171,7 @@ def check(
     if both.differences:
         raise InputError(
             f"{new.name} was judged by another ground truth than {old.name}: {', '.join(both.differences)}; run the "
-            f"baseline's command{_command(old)}, or delete {old.name} and make a new one with --update"
+            f"baseline's command{_command(old)}, or renew the baseline with --update"
         )
     guarded = [entry for entry in old.baseline.methods if entry.lds is not None]
     if not guarded:

@@ -37,8 +37,8 @@ def compared(found: Comparison, *, markdown: bool) -> str:
         f"B − A is over {found.paired_over}{apart}; all verdicts hold at once at {_percent(found.level)} (Holm).",
     ]
     if found.differs:
-        stamp = f"not judged alike: {', '.join(found.differs)}"
-        head.insert(0, f"**{stamp[0].upper()}{stamp[1:]}.**" if markdown else stamp.upper())
+        stamp = f"NOT JUDGED ALIKE: {', '.join(found.differs)}."
+        head.insert(0, f"**{stamp}**" if markdown else stamp)
     header = ("method", "LDS in A", "LDS in B", "B − A", f"{_percent(found.level)} interval", "p (Holm)", "verdict")
     rows = [
         (
@@ -58,7 +58,7 @@ def compared(found: Comparison, *, markdown: bool) -> str:
             for one in found.methods
             if one.n_targets < found.n_targets
         ]
-    notes += [f"{one.name}: {one.first} in A, {one.second} in B" for one in found.uncompared]
+    notes += [f"{one.name}: in A {one.first}, in B {one.second}" for one in found.uncompared]
     notes += _made_with(found.made, "A", "B")
     return _text(head, [header, *rows], notes, markdown)
 
@@ -95,7 +95,7 @@ def checked(found: Check) -> str:
         if one.run == "ok":
             notes.append(f"{one.name}: not in the baseline, and --update adds it")
         else:
-            notes.append(f"{one.name}: not checked ({one.baseline} in the baseline, {one.run} in the run)")
+            notes.append(f"{one.name}: not checked; in the baseline {one.baseline}, in the run {one.run}")
     notes += _made_with(found.made, "the baseline", "the run")
     return _text(head, [header, *rows], notes, markdown=True)
 
