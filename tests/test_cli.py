@@ -322,7 +322,7 @@ def test_run_report_and_verify(main: Main, toy_run: Path) -> None:
     assert "mends what is torn or missing" in err
 
 
-_COLUMNS = ("models", "training", "attributing", "memory")
+_COLUMNS = ("of", "ceiling", "group", "models", "training", "attributing", "memory")
 
 
 def test_attribute_refuses(main: Main, toy_run: Path) -> None:
@@ -458,6 +458,6 @@ def test_a_rich_table_on_a_terminal(tmp_path: Path, toy_run: Path, main: Main) -
     os.close(ours)
     text = shown.decode()
     assert "\x1b[" in text
-    assert "┃" in text
+    assert "─" in text
     assert "random" in text
     assert "damping [red] of [0.1]" in text
