@@ -322,7 +322,7 @@ def test_run_report_and_verify(main: Main, toy_run: Path) -> None:
     assert "mends what is torn or missing" in err
 
 
-_COLUMNS = ("of", "ceiling", "group", "models", "training", "attributing", "memory")
+_COLUMNS = ("of", "ceiling", "models", "training", "attributing", "memory")
 
 
 def test_attribute_refuses(main: Main, toy_run: Path) -> None:

@@ -1,7 +1,7 @@
 """Influence and memorization with standard errors beside the accumulation over runs that needs as little memory.
 
-2,000 runs × 10,000 train × 2,000 test examples. The peer adds each run's outcomes to sums of [train, test], which is what
-influence takes that must not hold all runs; it has no standard errors. It is timed on 20 of the runs.
+2,000 runs × 10,000 train × 2,000 test examples. The peer adds each run's outcomes to sums of [train, test],
+which is what influence takes that must not hold all runs; it has no standard errors. It is timed on 20 of the runs.
 
     tox -e benchmark -- -s tests/benchmarks/test_memorization_speed.py
 """
