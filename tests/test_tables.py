@@ -87,6 +87,8 @@ def test_every_form(run: Path, main: Main, what: str, kind: str) -> None:
     code, text, error = main("table", str(run), "--what", what, "--format", kind)
     assert (code, error) == (0, "")
     assert "heldout" in text
+    if kind == "latex" and what == "leaderboard":
+        assert r"of \texttt{digits/logreg} on 12 held-out subsets" in text
     if kind == "latex":
         assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
         body = text[text.index(r"\toprule") : text.index(r"\bottomrule")].splitlines()[1:]

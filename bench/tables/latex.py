@@ -77,8 +77,8 @@ def leaderboard(board: Leaderboard) -> str:
     notes = [note for note in footnotes(board) if not note.startswith("group: ")]
     if grouped:
         bold.append("superscripts: methods that share a letter are not distinguishable")
-    head = " ".join(caption(board)).removeprefix(f"{board.setting}: LDS")
-    title = rf"Linear datamodeling score (LDS) of \texttt{{{escape(board.setting)}}}{escape(head)}"
+    head = " ".join(caption(board)).removeprefix(f"{board.setting}: LDS ")
+    title = rf"Linear datamodeling score (LDS) of \texttt{{{escape(board.setting)}}} {escape(head)}"
     return _table(
         [title, *(f"{escape(text[0].upper() + text[1:])}." for text in bold)],
         "tab:lds-" + _label(board.setting),
