@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 import numpy as np
 
-from bench import atomic, hashing
+from bench import atomic, hashing, provenance
+from bench.documents import DocumentError, decoded
 from bench.errors import InputError
 from bench.stats.paired import SKETCH, Sample
 
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from bench.judge import Judge
     from bench.results import Leaderboard
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 FILE = "baseline.json"
 _MARGINS = 256  # numbers in the margins' sketch
 _ROUNDED = 2e-5  # an LDS and the mean of its rounded targets agree to this
 
 
-class Judged(msgspec.Struct, frozen=True, kw_only=True):
+class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The models that judged.
 
     Attributes:
@@ -58,7 +59,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True):
     margins: list[float]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One method; the arrays are empty where it has no LDS.
 
     Attributes:
@@ -83,18 +84,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return Sample(np.array(values), np.array(self.influence), np.array(self.sketch))
 
 
-class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+class Baseline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file.
 
     Attributes:
         schema: version of this format.
         judged: what every method was judged by.
         methods: in the order of the table.
-        made: provenance: date, command, commit, versions, hardware.
+        made: provenance of the run: date, commit of the folder that it was started in, command, versions, hardware,
+            hashes of the code; and when it was made a baseline (updated).
         digest: of all the rest; one that does not fit shows that the file was edited.
     """
 
-    schema: int = SCHEMA
+    schema: Literal[1] = SCHEMA
     judged: Judged
     methods: list[Entry]
     made: dict[str, str] = {}
@@ -155,7 +157,15 @@ def of_run(
                 sketch=[] if one is None else _rounded(one.sketch, 5),
             )
         )
-    made = {"command": board.command, **{f"version of {k}": v for k, v in board.versions.items()}, **board.hardware}
+    at = provenance.commit()
+    made = {
+        "date": provenance.now(),
+        **({} if at is None else {"commit": at}),
+        "command": board.command,
+        **{name: board.hashes[name] for name in ("training code", "harness") if name in board.hashes},
+        **{f"version of {k}": v for k, v in board.versions.items()},
+        **board.hardware,
+    }
     return Baseline(judged=judged, methods=entries, made=made).sealed()
 
 
@@ -198,15 +208,15 @@ def read(path: Path) -> Baseline:
     remedy = _remedy(file)
     delete = remedy if remedy.startswith("delete it") else f"delete it and {remedy}"
     try:
-        whole = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        whole = decoded(text)
+    except DocumentError as error:
         raise InputError(f"{file} is not a baseline ({error}): {delete}") from error
     if isinstance(whole, dict) and "ground_truth" in whole and "judged" not in whole:
         raise InputError(f"{file} is a leaderboard, not a baseline: name its folder {file.parent}, or a {FILE}")
     if not resembles(whole):
         raise InputError(f"{file} is not a baseline (judged or methods is missing): {delete}")
     if whole.get("schema") != SCHEMA:
-        version = whole.get("schema", "missing")
+        version = repr(whole["schema"]) if "schema" in whole else "missing"
         raise InputError(f"{file}: schema is {version}, and this version reads {SCHEMA}: {remedy}")
     try:
         found = msgspec.convert(whole, Baseline)

@@ -327,6 +327,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(given, f"{where}{error.strerror or error}", error)
     except MemoryError as error:
         return _fail(given, f"not enough memory ({error}): ask for fewer models or examples", error)
+    except Exception as error:  # a fault of ours must not look like a regression, whose exit code is 1
+        return _fail(given, f"unexpected {type(error).__name__}: {error}; --debug shows where, please report it", error)
     except KeyboardInterrupt:
         print("bench: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PERMUTATIONS = 9_999
 _MOST_DRAWN = 40_000_000  # numbers in all permutations together: fewer are drawn where subsets are many
 _ONE_SEED = "one seed per subset cannot tell noise from signal: train with --repeats 2 or more"
+_CONSTANT = "no target's margins vary over the subsets"
 _FEW_SUBSETS = "fewer than three eval subsets: train more models"
 
 
@@ -81,6 +82,8 @@ class Judge:
             margins = by_seed.mean(1)
         why = _ONE_SEED if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
+        if ceiling is not None and not np.isfinite([ceiling.lds, *ceiling.ci]).all():
+            ceiling, why = None, _CONSTANT
         return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
 
     def score(self, scores: NDArray[Any]) -> LDS:

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from bench import atomic
+from bench.documents import DocumentError, decoded
 from bench.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     from bench.datasets import Data
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
+_SLACK = 1e-6  # of sums in another order
 ABOUT_TARGETS = ("target", "label", "margin_variance")
 """The first columns of per_target.csv; those of methods follow."""
 Interval = tuple[float, float]
@@ -218,7 +220,7 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
         modified_data: whether any of it is not as published; tables then say so.
     """
 
-    schema: int = SCHEMA
+    schema: Literal[1] = SCHEMA
     setting: str
     alpha: Annotated[float, Meta(gt=0, lt=1)]
     output: str
@@ -296,27 +298,75 @@ def write(
 
 
 def read(path: Path) -> Leaderboard:
-    """Read leaderboard.json, given the file or its folder.
+    """Read and check leaderboard.json, given the file or its folder.
 
     Raises:
-        InputError: it is not there, torn, or of another schema.
+        InputError: it is not there, torn, of another schema, or was edited: the field is named.
     """
     file = path / "leaderboard.json" if path.is_dir() else path
+    again = "run the same command again"
     try:
-        text = file.read_bytes()
-        version = msgspec.json.decode(text, type=_Header).schema
-        board = msgspec.json.decode(text, type=Leaderboard) if version == SCHEMA else None
+        whole = decoded(file.read_bytes())
+        version = whole.get("schema") if isinstance(whole, dict) else None
+        if type(version) is int and version != SCHEMA:
+            raise InputError(f"{file} has schema {version}, and this version reads schema {SCHEMA}")
+        board = msgspec.convert(whole, Leaderboard)
     except FileNotFoundError as error:
         raise InputError(f"{file} does not exist: name a folder that `bench run` wrote") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read as a leaderboard ({error}): run the same command again") from error
-    if board is None:
-        raise InputError(f"{file} has schema {version}, and this version reads schema {SCHEMA}")
+    except (DocumentError, msgspec.ValidationError) as error:
+        raise InputError(f"{file} cannot be read as a leaderboard ({error}): {again}") from error
+    fault = _fault(board)
+    if fault is not None:
+        raise InputError(f"{file} was changed by hand: {fault}: {again}")
     return board
 
 
-class _Header(msgspec.Struct):
-    schema: int = SCHEMA
+def _fault(board: Leaderboard) -> str | None:
+    """What does not fit together, as `field …`."""
+    names = [row.name for row in board.methods]
+    if len(set(names)) < len(names):
+        return f"methods has {next(n for n in names if names.count(n) > 1)!r} twice"
+    for at, (row, right) in enumerate(zip(board.methods, ranked(board.methods), strict=True)):
+        where = f"methods[{at}] ({row.name})"
+        if row.lds is not None and row.ci is not None and not row.ci[0] - _SLACK <= row.lds <= row.ci[1] + _SLACK:
+            return f"{where}.lds is {row.lds:g}, outside its ci {list(row.ci)}"
+        if row.name != right.name:
+            return f"{where} is not in the order of its lds"
+        if row.rank != right.rank:
+            return f"{where}.rank is {row.rank}, and by its lds it is {right.rank}"
+        if row.rank is not None and row.rank_ci is not None and not row.rank_ci[0] <= row.rank <= row.rank_ci[1]:
+            return f"{where}.rank_ci is {list(row.rank_ci)}, without its rank {row.rank}"
+    return _fault_of_pairs(board)
+
+
+def _fault_of_pairs(board: Leaderboard) -> str | None:
+    told = [row.name for row in board.methods if row.group is not None]  # older files have neither groups nor pairs
+    if len(board.pairs) != len(told) * (len(told) - 1) // 2:
+        return f"pairs has {len(board.pairs)} entries for {len(told)} methods"
+    values = {row.name: row.lds for row in board.methods}
+    for at, pair in enumerate(board.pairs):
+        one, other = values.get(pair.better), values.get(pair.worse)
+        if one is None or other is None or abs(one - other - pair.difference) > _SLACK:
+            return f"pairs[{at}].difference is {pair.difference:g}, and the lds of its methods are {one} and {other}"
+    return None
+
+
+def check_targets(folder: Path, board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> None:
+    """Refuse values of single targets whose mean is not the method's LDS.
+
+    Raises:
+        InputError: a method's column is missing, or was edited.
+    """
+    for row in board.methods:
+        if row.lds is None:
+            continue
+        values = per_target.get(row.name)
+        mean = float("nan") if values is None or np.isnan(values).all() else float(np.nanmean(values))
+        if not abs(mean - row.lds) <= _SLACK:
+            raise InputError(
+                f"{folder / 'per_target.csv'}: the column {row.name!r} has the mean {mean:.6f}, and leaderboard.json "
+                f"the lds {row.lds:.6f}: run the same command again"
+            )
 
 
 def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:

@@ -251,6 +251,11 @@ def edited(path: Path, change: Callable[[Any], object]) -> None:
         (lambda w: w["methods"][2].update(influence=[]), ("methods[2] (poor).influence has 0 numbers",)),
         (lambda w: w["methods"][2].update(sketch=[0.0]), ("methods[2] (poor).sketch has 1 numbers instead of 1024",)),
         (lambda w: w["methods"][0]["params"].update(size=4), ("digest does not fit",)),
+        (lambda w: w.update(foo=1), ("unknown field `foo`",)),
+        (lambda w: w["methods"][0].update(ldss=1), ("unknown field `ldss`", "$.methods[0]")),
+        (lambda w: w.update(schema="1"), ("schema is '1'", "reads 1")),
+        (lambda w: w["methods"][1].update(lds=float("nan")), ("methods[1].lds is nan",)),
+        (lambda w: w["methods"][1]["sketch"].__setitem__(7, float("inf")), ("methods[1].sketch[7] is inf",)),
     ],
 )
 def test_edited_baselines(
@@ -380,9 +385,9 @@ def test_update_says_how_it_was_made_and_what_changed(
     baselines.write(tmp_path / "run" / "baseline.json", baseline)
     assert "- a new baseline\n" in main("check", "run", "--baseline", "b.json", "--update")[1]
     made = baselines.read(tmp_path / "b.json").made
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["date"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["updated"])
     assert made | {"command": "python -m bench run toy/mlp", "version of torch": "2.6", "cores": "2"} == made
-    assert "commit" not in made  # the folder is in no repository
+    assert not {"date", "commit"} & set(made)  # of the run, which does not say
     assert baselines.read(tmp_path / "b.json").methods == baseline.methods
     assert "- no LDS changes\n" in main("check", "run", "--baseline", "b.json", "--update")[1]
 
@@ -397,30 +402,36 @@ def test_update_says_how_it_was_made_and_what_changed(
     assert main("check", "other", "--baseline", "b.json")[0] == 0
 
 
-def test_update_names_the_commit(
-    kept: tuple[Any, dict[str, Any], Baseline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_names_its_commit_and_an_update_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*words: str) -> str:
         who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
         return subprocess.run(["git", *who, *words], check=True, capture_output=True, text=True).stdout.strip()
 
-    baselines.write(tmp_path / "run.json", kept[2])
+    def run() -> dict[str, str]:
+        bench.run(setting="digits/logreg", models=30, methods=["random"], out=str(tmp_path / "run"), quiet=True)
+        return baselines.read(tmp_path / "run").made
+
     repository = tmp_path / "repository"
     (repository / "below").mkdir(parents=True)
     monkeypatch.chdir(repository)
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     git("init", "-q")
-    baseline = repository / "below" / "b.json"
-    assert "commit" not in update(tmp_path / "run.json", baseline).made  # there is none yet
+    assert "commit" not in run()  # there is none yet
     (repository / "mine.py").write_text("1")
     git("add", ".")
     git("commit", "-qm", "first")
-    assert update(tmp_path / "run.json", baseline).made["commit"] == git("rev-parse", "HEAD")
-    monkeypatch.chdir(repository / "below")  # the baseline itself is changed now, and does not count
-    assert update(tmp_path / "run.json", "b.json").made["commit"] == git("rev-parse", "HEAD")
+    first = git("rev-parse", "HEAD")
+    monkeypatch.chdir(repository / "below")
+    assert run()["commit"] == first
     (repository / "mine.py").write_text("2")
-    assert update(tmp_path / "run.json", "b.json").made["commit"] == git("rev-parse", "HEAD") + " + changes"
+    assert run()["commit"] == first + " + changes"
+    made = run()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["date"])
+    assert set(made) >= {"harness", "training code"}
+    git("commit", "-qam", "second")  # a commit that the run knows nothing of
+    found = update(tmp_path / "run", "b.json").made
+    assert found == made | {"updated": found["updated"]}
 
 
 def test_update_refuses_what_would_guard_less(
@@ -525,6 +536,23 @@ def test_this_projects_baseline() -> None:
     assert (found.judged.setting, found.judged.n_subsets, found.judged.repeats) == ("digits/mlp", 200, 2)
     assert set(found.made) >= {"date", "commit", "command", "version of torch", "processor"}
     assert "changes" not in found.made["commit"]
+
+
+def test_what_nobody_foresaw_is_no_regression(
+    main: Main, kept: tuple[Any, dict[str, Any], Baseline], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of(tmp_path, kept)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    refused(main("check", str(path), "--baseline", "deep.json"), "deep.json", "it nests too deeply")
+    refused(main("check", str(path), "--baseline", "deep.json", "--update"), "deep.json", "is not overwritten")
+    monkeypatch.setattr("bench.comparing.check.judges", lambda *_: 1 / 0)
+    refused(main("check", str(path), "--baseline", str(path)), "unexpected ZeroDivisionError", "--debug shows where")
+
+
+@pytest.mark.parametrize("text", ["1%,2%", ".01,.02", ".01,1%,2%"])
+def test_a_tolerance_is_said_once(kept: tuple[Any, dict[str, Any], Baseline], text: str) -> None:
+    with pytest.raises(InputError, match="one of each"):
+        bench.check(kept[2], kept[2], tolerance=text)
 
 
 @pytest.mark.parametrize("path", ["tests/examples/github-actions.yml", ".github/workflows/ci.yml"])

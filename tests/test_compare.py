@@ -269,3 +269,13 @@ def test_bad_usage(main: Main, pair: tuple[Baseline, Baseline], tmp_path: Path) 
     refused(main("compare", "a.json", "a.json", "--level", "0"), "level is 0", "between 0 and 1")
     refused(main("compare", "a.json", "a.json", "--method", "x"), "no method 'x'", "down")
     assert main("compare", "a.json")[0] == 2
+
+
+def test_runs_of_other_sizes_are_named_each(pair: tuple[Baseline, Baseline]) -> None:
+    other = judged(pair[1], setting="toy/logreg")
+    text = tables.compared(bench.compare(pair[0], other, allow_different=True), markdown=False)
+    assert (
+        "A is the first run: toy/mlp, 120 held-out subsets × 120 targets. B is the second run: toy/logreg, 120" in text
+    )
+    same = tables.compared(bench.compare(*pair), markdown=False)
+    assert "A is the first run, B is the second run: toy/mlp, 120 held-out subsets × 120 targets." in same

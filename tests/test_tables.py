@@ -2,9 +2,11 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -13,6 +15,8 @@ import pytest
 
 import bench
 from bench import results
+from bench.judge import Judge
+from bench.rows import Rows
 from bench.tables import frames, json_schema, latex, markdown, plain
 
 Main = Callable[..., tuple[int, str, str]]
@@ -120,6 +124,66 @@ def test_bad_requests(run: Path, main: Main, monkeypatch: pytest.MonkeyPatch) ->
     code, _, error = main("table", str(run), "--what", "per-target", "--out", "t.parquet")
     assert (code, "pip install 'ldsbench[parquet]'" in error) == (2, True)
     assert not Path("t.parquet").exists()
+
+
+EDITS: dict[str, tuple[Callable[[Any], object], str]] = {
+    "lds": (lambda b: b["methods"][0].update(lds=0.9), "methods[0] (heldout).lds is 0.9, outside its ci"),
+    "nan": (lambda b: b["methods"][0].update(lds=float("nan")), "methods[0].lds is nan"),
+    "rank": (lambda b: b["methods"][0].update(rank=9), "methods[0] (heldout).rank is 9"),
+    "rank interval": (lambda b: b["methods"][0].update(rank_ci=[2, 2]), "methods[0] (heldout).rank_ci is [2, 2]"),
+    "twice": (lambda b: b["methods"].append(b["methods"][0]), "methods has 'heldout' twice"),
+    "order": (lambda b: b["methods"].reverse(), "methods[0] (random)"),
+    "pairs": (lambda b: b.update(pairs=[]), "pairs has 0 entries for 2 methods"),
+    "difference": (lambda b: b["pairs"][0].update(difference=0.5), "pairs[0].difference is 0.5"),
+    "schema": (lambda b: b.update(schema=2), "has schema 2"),
+    "text": (lambda b: b.update(schema="1"), "$.schema"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("verb", ["table", "report"])
+def test_an_edited_leaderboard_is_refused(run: Path, main: Main, tmp_path: Path, edit: str, verb: str) -> None:
+    change, said = EDITS[edit]
+    board = json.loads((run / "leaderboard.json").read_text("utf-8"))
+    change(board)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "leaderboard.json").write_text(json.dumps(board), "utf-8")
+    code, text, error = main(verb, "run")
+    assert (code, text) == (2, "")
+    assert said in error
+    assert error.count("\n") == 1
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["leaderboard.json"]
+
+
+def test_edited_targets_are_refused(run: Path, main: Main, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "per_target.csv"
+    frame = pd.read_csv(path)
+    frame["heldout"] = frame["heldout"].where(frame.index != 3, 0.99)
+    frame.to_csv(path, index=False)
+    for words in (["table", "run", "--what", "per-target"], ["report", "run", "--no-curve", "--targets", "0"]):
+        code, text, error = main(*words)
+        assert (code, text) == (2, "")
+        assert "the column 'heldout' has the mean" in error
+
+
+def test_schemas_refuse_another_version(run: Path) -> None:
+    for name in ("leaderboard", "baseline"):
+        found, schema = json.loads((run / f"{name}.json").read_text("utf-8")), json.loads(json_schema.made()[name])
+        versions: list[dict[str, Any]] = [{**found, "schema": 2}, {k: v for k, v in found.items() if k != "schema"}]
+        for other in versions:
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate(other, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**found, "foo": 1}, schema)
+
+
+def test_constant_margins_have_no_ceiling_and_read_back() -> None:
+    """A ceiling that is not a number would be written as null."""
+    rows = Rows(np.arange(12), np.eye(12, dtype=bool), np.ones((12, 3), np.float32), np.arange(12))
+    judge = Judge.of(rows, 2)
+    assert judge.ceiling is None
+    assert judge.why_no_ceiling == "no target's margins vary over the subsets"
 
 
 def test_what_the_table_says(run: Path) -> None:

@@ -39,13 +39,16 @@ class Tolerance:
         if isinstance(given, Tolerance):
             return given
         made = cls()
-        for word in str(given).split(","):
-            value = _number(word.strip().removesuffix("%"))
+        words = [word.strip() for word in str(given).split(",")]
+        if len({word.endswith("%") for word in words}) < len(words):
+            raise InputError(f"tolerance is {given!r}: write one LDS, one share of it, or one of each, as .005,5%")
+        for word in words:
+            value = _number(word.removesuffix("%"))
             if not 0 <= value < math.inf:
                 raise InputError(
                     f"tolerance is {given!r}: write an LDS, a share of it, or both, as .005, 5% or .005,5%"
                 )
-            if word.strip().endswith("%"):
+            if word.endswith("%"):
                 made = cls(made.absolute, value / 100)
             elif value >= 1:
                 raise InputError(f"tolerance is {given!r}: no LDS drops by {value:g}; write {value:g}% for a share")
@@ -120,7 +123,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
         methods: checked, in the order of the baseline.
         unchecked: without an LDS in the baseline.
         agreement: of the margins of both (1 = the same numbers).
-        baseline_made: its date, commit and command.
+        baseline_made: its date, commit, command, and when it was made a baseline.
         made: versions and hardware that differ.
     """
 
@@ -195,7 +198,9 @@ def check(
         unchecked=[Unchecked(name, state(old.methods.get(name)), state(new.methods.get(name))) for name in rest],
         agreement=both.agreement,
         baseline_made={
-            word: old.baseline.made[word] for word in ("date", "commit", "command") if word in old.baseline.made
+            word: old.baseline.made[word]
+            for word in ("date", "commit", "updated", "command")
+            if word in old.baseline.made
         },
         made=as_changes(made_otherwise(old.baseline, new.baseline)),
     )

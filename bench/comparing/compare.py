@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from bench.comparing.sources import Changed, as_changes, changed, check_level, judges, made_otherwise, source, state
+from bench.comparing.sources import (
+    Changed,
+    as_changes,
+    changed,
+    check_level,
+    in_words,
+    judges,
+    made_otherwise,
+    source,
+    state,
+)
 from bench.errors import InputError, nearest
 from bench.stats import holm
 
@@ -67,6 +77,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         schema: version of this format.
         first, second: their names.
         setting: of the second.
+        judged: setting and sizes of each, in words.
         n_targets, n_subsets: of the smaller.
         level: of the intervals, and 1 minus that of the tests.
         differs: what was not judged alike, `seed (0, 1)`; empty unless that was allowed.
@@ -80,6 +91,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     first: str
     second: str
     setting: str
+    judged: tuple[str, str]
     n_targets: int
     n_subsets: int
     level: float
@@ -150,6 +162,7 @@ def compare(
         first=a.name,
         second=b.name,
         setting=other_judged.setting,
+        judged=(in_words(one_judged), in_words(other_judged)),
         n_targets=min(one_judged.n_targets, other_judged.n_targets),
         n_subsets=min(one_judged.n_subsets, other_judged.n_subsets),
         level=level,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ALIKE = 0.99  # cosine of two sketches of margins: the same models on another machine have 1 − 1e-6 or more
 _WORDS = ("setting", "protocol", "alpha", "output", "seed", "repeats", "n_train", "n_targets", "n_subsets")
 _HASHES = ("data", "recipe", "masks", "targets")
-_WHEN = ("date", "commit", "command")
+_WHEN = ("date", "commit", "updated", "command", "training code", "harness")
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def judges(first: Judged, second: Judged) -> Judges:
     if agreement is not None and agreement < _ALIKE:
         found.append(f"margins (agreement {agreement:.2f})")
     return Judges(found, masks, targets, agreement)
+
+
+def in_words(judged: Judged) -> str:
+    """Setting and sizes."""
+    return f"{judged.setting}, {judged.n_subsets} held-out subsets × {judged.n_targets} targets"
 
 
 def _word(value: Any) -> str:

@@ -33,7 +33,9 @@ def compared(found: Comparison, *, markdown: bool) -> str:
     a, b = (f"`{name}`" if markdown else name for name in (found.first, found.second))
     apart = ", which count as independent" if "different" in found.paired_over else ""
     head = [
-        f"A is {a}, B is {b}: {found.setting}, {found.n_subsets} held-out subsets × {found.n_targets} targets.",
+        f"A is {a}, B is {b}: {found.judged[1]}."
+        if len(set(found.judged)) == 1
+        else f"A is {a}: {found.judged[0]}. B is {b}: {found.judged[1]}.",
         f"B − A is over {found.paired_over}{apart}; all verdicts hold at once at {_percent(found.level)} (Holm).",
     ]
     if found.differs:
@@ -131,7 +133,8 @@ def _verdict(one: Checked) -> str:
 
 def _of_date(found: Check) -> str:
     made = found.baseline_made
-    words = [made["date"][:10]] if "date" in made else []
+    date = made.get("date") or made.get("updated")
+    words = [date[:10]] if date else []
     words += [f"commit {made['commit'][:10]}"] if "commit" in made else []
     return f" ({', '.join(words)})" if words else ""
 

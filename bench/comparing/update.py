@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from contextlib import suppress
-from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 
 import msgspec
 
-from bench import baselines
+from bench import baselines, provenance
 from bench.comparing.sources import Source, judges, source, state
+from bench.documents import DocumentError, decoded
 from bench.errors import BenchError, InputError
 
 SCHEMA = 1
@@ -42,7 +40,7 @@ class Updated(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def update(run: str | PathLike[str], file: str | PathLike[str]) -> Updated:
-    """Write a run's baseline to a file, with the date and the commit of the working folder, whole or not at all.
+    """Write a run's baseline to a file, with the run's provenance and the date, whole or not at all.
 
     Args:
         run: a run's folder, or its baseline.json.
@@ -57,11 +55,7 @@ def update(run: str | PathLike[str], file: str | PathLike[str]) -> Updated:
         raise InputError(f"--baseline {file} is a folder: name a file in it, such as {place / 'digits-mlp.json'}")
     old, said = _old(place)
     _refuse(new, old)
-    made = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        **_commit(place),
-        **{name: text for name, text in new.baseline.made.items() if name not in ("date", "commit")},
-    }
+    made = {**new.baseline.made, "updated": provenance.now()}  # date and commit stay those of the run
     try:
         baselines.write(place, msgspec.structs.replace(new.baseline, made=made).sealed())
     except BenchError as error:
@@ -93,8 +87,8 @@ def _old(place: Path) -> tuple[Source | None, list[str]]:
     try:
         return Source(str(place), baselines.read(place)), []
     except InputError as error:
-        with suppress(OSError, ValueError):  # of which msgspec's errors are
-            if baselines.resembles(msgspec.json.decode(place.read_bytes())):
+        with suppress(OSError, DocumentError):
+            if baselines.resembles(decoded(place.read_bytes())):
                 return None, [f"in place of one that could not be used ({str(error).rpartition(': ')[0]})"]
         raise InputError(
             f"{place} is not a baseline, and is not overwritten: name another file with --baseline, or delete it"
@@ -141,23 +135,3 @@ def _changes(new: Source, old: Source | None) -> list[str]:
         elif (before.per_target, before.influence) != (entry.per_target, entry.influence):
             said.append(f"{name}: LDS was {tables.lds(before.lds)}, is {tables.lds(entry.lds)}")
     return said or ["no LDS changes"]
-
-
-def _commit(place: Path) -> dict[str, str]:
-    """The commit that the working folder is at; `+ changes` where tracked files other than the baseline differ."""
-    head = _git("rev-parse", "HEAD")
-    if head is None:
-        return {}
-    top = _git("rev-parse", "--show-toplevel")
-    changed = (_git("status", "--porcelain", "--untracked-files=no", "-z") or "").split("\0")
-    own = os.path.relpath(place.resolve(), top) if top else ""
-    others = [line for line in changed if line and line[3:] != Path(own).as_posix()]
-    return {"commit": head + (" + changes" if others else "")}
-
-
-def _git(*words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None  # no git, no repository, or one without a commit
-    return done.stdout.strip("\n")

@@ -30,6 +30,8 @@ def make(given: argparse.Namespace) -> Leaderboard:
     folder = folder.parent if folder.name == "leaderboard.json" else folder
     board = results.read(folder)
     per_target = results.read_per_target(folder) if (folder / "per_target.csv").exists() else {}
+    if per_target:
+        results.check_targets(folder, board, per_target)
     progress = Progress(quiet=given.quiet)
     data = "no examples were asked for (--targets 0)" if given.targets == 0 else _data(given, board)
     curve = "none was asked for (--no-curve)" if given.no_curve else learning.made(folder, board, progress)

@@ -89,6 +89,8 @@ def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
             return msgspec.json.format(msgspec.json.encode(board)) + b"\n"
         frame = board.to_frame()
     else:
+        if what == "per-target":
+            results.check_targets(folder, board, results.read_per_target(folder))
         frame = board.pairs_frame() if what == "pairs" else results.read_per_target_frame(folder)
         frame = frame if sort is None else _sorted(frame, sort)
     if kind == "parquet":

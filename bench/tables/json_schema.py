@@ -24,6 +24,9 @@ def made() -> dict[str, str]:
 
 def _text(name: str, struct: Any) -> str:
     found = msgspec.json.schema(struct)
+    version = found["$defs"][struct.__name__]
+    del version["properties"]["schema"]["default"]  # reading an older file may do without it; a schema must not
+    version["required"] = ["schema", *version["required"]]
     head = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{name}.json of ldsbench, schema 1",

@@ -54,14 +54,13 @@ def leaderboard(board: Leaderboard) -> str:
     shares = any(row.of_ceiling for row in board.methods)
     header = ["Rank", "Method", "LDS", r"95\% interval", *(["Of ceiling"] if shares else [])]
     header += ["Models", "Training", "Attributing"]
-    # Digits in a column of the same width; a letter behind them does not move them.
     kinds = "rlrl" + "r" * (len(header) - 4)
     best = {letter for row in board.methods if row.rank == 1 for letter in _letters(row)}
 
     def line(row: Row) -> list[str]:
         ok = row.status == "ok"
         first = row.rank == 1 or bool(best & _letters(row))
-        letters = rf"\rlap{{\textsuperscript{{{escape(row.group)}}}}}" if grouped and row.group else ""
+        letters = rf"\textsuperscript{{{escape(row.group)}}}" if grouped and row.group else ""
         value = escape(lds(row.lds)) if ok else row.status
         cost = row.cost
         return [
