@@ -4,6 +4,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import InputError
-from bench.interop import torch_zip
+from bench.interop import datamodels_pt, reading, torch_zip
 
 
 def packed(path: Path, text: bytes, **files: bytes) -> Path:
@@ -208,6 +209,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("zips") / "whole.pt"
     torch.save([torch.arange(4.0), np.arange(3)], path)
     return path
+
+
+@pytest.mark.parametrize("read", [torch_zip.read, reading.npz, datamodels_pt.read])
+def test_a_zip_of_several_disks_is_torn(whole: Path, tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """The damage that zipfile raises at when it is asked whether a file is a zip at all."""
+    content = bytearray(whole.read_bytes())
+    disks = content.rindex(b"PK\x06\x07") + 16  # in the locator of the end record, which torch always writes
+    content[disks : disks + 4] = (2).to_bytes(4, "little")
+    path = tmp_path / "damaged.pt"
+    path.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(path)
+    with pytest.raises(InputError, match=r"damaged\.pt is torn"):
+        read(path)
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,7 +10,6 @@ Files are read by torch's restricted unpickler alone: one that holds more than t
 from __future__ import annotations
 
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from bench import atomic
 from bench.errors import InputError
+from bench.interop.torch_zip import is_zip
 
 Array = NDArray[Any]
 KEYS = ("weight", "bias", "lam")
@@ -64,8 +64,7 @@ def _load(path: Path) -> Any:
     import torch
 
     try:
-        with path.open("rb") as file:
-            zipped = zipfile.is_zipfile(file)  # older files of torch are no zip, and cannot be mapped
+        zipped = is_zip(path)  # older files of torch are no zip, and cannot be mapped
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}; name a .pt file") from error
     try:

@@ -160,7 +160,7 @@ def npz(path: Path) -> dict[str, Array]:
     Raises:
         InputError: it is torn, holds Python objects or names that lead out of it, or claims more than it holds.
     """
-    if not zipfile.is_zipfile(path):
+    if not torch_zip.is_zip(path):
         raise InputError(f"{path} is torn or not a .npz file: get it again")
     found: dict[str, Array] = {}
     try:

@@ -57,7 +57,7 @@ def read(path: Path) -> Any:
     Raises:
         InputError: it is no such file, torn, claims more than it holds, or holds other objects than arrays.
     """
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         with path.open("rb") as file:
             start = file.read(2)
         if start[:1] == b"\x80":
@@ -73,6 +73,19 @@ def read(path: Path) -> Any:
         raise
     except Exception as error:  # zipfile has many words for a damaged archive
         raise InputError(f"{path} is torn ({error}): get it again") from error
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file is a zip, whole or damaged: opening it says which.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            return zipfile.is_zipfile(file)
+        except zipfile.BadZipFile:  # some damage it does not answer by no
+            return True
 
 
 def widened(array: Array) -> Array:
