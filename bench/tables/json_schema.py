@@ -31,7 +31,19 @@ def _text(name: str, struct: Any) -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"{name}.json of ldsbench, schema 1",
     }
-    return msgspec.json.format(msgspec.json.encode(head | found)).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(_ordered(head | found))).decode() + "\n"
+
+
+def _ordered(value: Any) -> Any:
+    """The same with alternatives in one order, which versions of msgspec write differently."""
+    if isinstance(value, list):
+        return [_ordered(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    made = {key: _ordered(part) for key, part in value.items()}
+    if "anyOf" in made:
+        made["anyOf"] = sorted(made["anyOf"], key=msgspec.json.encode)
+    return made
 
 
 if __name__ == "__main__":
