@@ -30,7 +30,7 @@ _VERBS = (
     *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
 )
 _EPILOG = """examples:
-  python -m bench run                                 digits/mlp with every method, in under a minute
+  python -m bench run                                 digits/mlp with the quick methods, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
   python -m bench run digits/mlp --method path/to/mine.py
   python -m bench list
@@ -104,7 +104,7 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="a method, the path of its file, or all; may be given again (default: all)",
+        help="a method, the path of its file, or all; may be given again (all: every one; default: the quick ones)",
     )
     made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     _training(made, "--out", "folder of the results (results/SETTING…)")

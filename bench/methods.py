@@ -41,23 +41,35 @@ class Needs:
         fit_rows: at least so many rows of the ground truth to fit on.
         tune_rows: at least so many rows to choose hyper-parameters on.
         max_parameters: the largest model it can work on; None for any.
-        packages: importable names of optional packages.
+        checkpoints: so many models trained on the full set.
+        plain_sgd: a recipe whose training run can be differentiated: steps of SGD on unaugmented batches.
+        packages: optional packages as pip knows them, with their bounds, such as "kronfluence>=1.0".
+        extra: the project's extra that installs them, for the sentence that says what is missing.
     """
 
     fit_rows: int = 0
     tune_rows: int = 0
     max_parameters: int | None = None
+    checkpoints: int = 0
+    plain_sgd: bool = False
     packages: tuple[str, ...] = ()
+    extra: str = ""
 
 
 class Method(ABC):
     """A training-data attribution method.
 
     Attributes:
-        variants: the parameters that a run without `--method` tries, one row of the table each.
+        variants: the parameters that a run of every method tries, one row of the table each.
+        default: whether a run without `--method` tries it too; False for what takes minutes, or an extra.
+        citation: where it was published: authors, year, title.
+        growth: how its cost grows, in words, such as "checkpoints × n_train × parameters".
     """
 
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    default: ClassVar[bool] = True
+    citation: ClassVar[str] = ""
+    growth: ClassVar[str] = ""
 
     @property
     def needs(self) -> Needs:
@@ -96,7 +108,9 @@ def names() -> dict[str, str]:
 
 
 def chosen(specs: list[str] | None) -> list[Chosen]:
-    """The methods that `name[:key=value,…]` specs name, each once; `all`, the default, is every method and variant.
+    """The methods that `name[:key=value,…]` specs name, each once; `all` is every method and variant.
+
+    No specs at all are those methods of `all` that say so of themselves (`Method.default`).
 
     Raises:
         BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method. Among
@@ -105,7 +119,7 @@ def chosen(specs: list[str] | None) -> list[Chosen]:
     picked: dict[str, Chosen] = {}
     for spec in specs or [_ALL]:
         if spec == _ALL:
-            found = [one for name in names() for one in _variants(name)]
+            found = [one for name in names() for one in _variants(name) if specs or one.method.default]
         else:
             name, arguments = _plugins.split_spec(spec)
             found = [_build(name, _plugins.load("methods", name, Method), arguments)]  # type: ignore[type-abstract]

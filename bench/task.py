@@ -52,6 +52,20 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Search:
+    """A choice made on the tune rows.
+
+    Attributes:
+        what: the parameter; chosen: its value.
+        tried: LDS on the tune rows by value; None where the scores were not finite.
+    """
+
+    what: str
+    chosen: str
+    tried: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class Access:
     """Who may see which rows of a ground truth."""
 
@@ -125,6 +139,7 @@ class Task:
         self.usage = Usage()
         self.refused: str | None = None
         self.notes: list[str] = []
+        self.searches: list[Search] = []
         self.kept: dict[str, NDArray[Any]] = {}
         self._access, self._trainer, self._pool = access, trainer, pool
         self._given: dict[str, Rows] = {}
@@ -212,21 +227,28 @@ class Task:
         x, y = self._trainer.inputs(part)
         return x.clone(), y.clone()
 
-    def choose(self, candidates: Iterable[tuple[L, NDArray[Any]]]) -> tuple[L, NDArray[Any]]:
-        """The candidate `(label, scores)` with the best LDS on the tune rows; the first of equals."""
+    def choose(self, candidates: Iterable[tuple[L, NDArray[Any]]], what: str = "damping") -> tuple[L, NDArray[Any]]:
+        """The candidate `(label, scores)` with the best LDS on the tune rows; the first of equals.
+
+        Every label and its LDS are written into the result, as the search for `what`.
+        """
         from bench.scorer import MarginRanks, lds
 
         rows = self.tune
         ranks = MarginRanks.of(rows.margins)
         best: tuple[float, L, NDArray[Any]] | None = None
+        tried: dict[str, float | None] = {}
         for label, scores in candidates:
             if not np.isfinite(scores).any():
+                tried[str(label)] = None
                 continue
             mean = lds(scores, rows.masks, rows.margins, ranks=ranks, undefined="zero").mean
+            tried[str(label)] = mean
             if best is None or mean > best[0]:
                 best = mean, label, scores
         if best is None:
             raise BenchError("there is no candidate with finite scores to choose from")
+        self.searches.append(Search(what, str(best[1]), tried))
         return best[1], best[2]
 
     def guarded(self) -> Guard:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import os
 import tempfile
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import hashing, launch
+from bench import hashing, launch, packages
 from bench.absent import Absent
 from bench.checkpoints import Pool
 from bench.cost import metered
@@ -149,8 +148,9 @@ class Bench:
         if needs.max_parameters is not None and count > needs.max_parameters:
             return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
         for package in needs.packages:
-            if not _installed(package):
-                return f"needs the package {package}, which is not installed"
+            if (fault := packages.fault(package)) is not None:
+                how = f"'ldsbench[{needs.extra}]'" if needs.extra else f"'{package}'"
+                return f"{fault}: pip install {how}"
         return None
 
     def attribute(self, one: Chosen) -> Attribution:
@@ -201,13 +201,6 @@ def _process_as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # the parent of a submodule
-        return False
 
 
 def check_scores(scores: Any, n_train: int, n_targets: int) -> NDArray[Any]:

@@ -28,7 +28,7 @@ class Trak(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0, packages=("trak",))
+        return Needs(tune_rows=2 if self.damping == "tune" else 0, packages=("traker>=0.3.2",))
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         with contextlib.redirect_stderr(io.StringIO()):  # the package's progress bars

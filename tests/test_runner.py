@@ -258,8 +258,18 @@ def test_constant_scores_have_no_lds_and_say_why(run: Run, method: Write) -> Non
         ("fit_rows=21", "needs 21 fit rows, and there are 20"),
         ("tune_rows=3", "needs 3 tune rows, and there are 2"),
         ("max_parameters=17", "needs a model of at most 17 parameters, and this one has 18"),
-        ("packages=('no_such_thing',)", "needs the package no_such_thing, which is not installed"),
-        ("packages=('no_such.thing',)", "needs the package no_such.thing, which is not installed"),
+        (
+            "packages=('no_such_thing',)",
+            "needs the package no_such_thing, which is not installed: pip install 'no_such_thing'",
+        ),
+        (
+            "packages=('no_such_thing>=2',), extra='things'",
+            "needs the package no_such_thing, which is not installed: pip install 'ldsbench[things]'",
+        ),
+        (
+            "packages=('numpy>=99',)",
+            f"needs numpy>=99, and numpy {np.__version__} is installed: pip install 'numpy>=99'",
+        ),
     ],
 )
 def test_what_is_missing_is_skipped(run: Run, tmp_path: Path, needs: str, reason: str, setting: str) -> None:
