@@ -1,4 +1,4 @@
-"""Logistic regression with an L2 penalty, fitted to convergence in float64, for many weightings of its examples at once.
+"""Logistic regression with an L2 penalty, fitted to convergence in float64, for many weightings of examples at once.
 
 What recipes train stops early; the theory of influence functions and of representer points is exact for minimisers.
 Newton's method, each step by conjugate gradient; the objective is strictly convex, so that there is one minimiser.
@@ -148,8 +148,7 @@ class _Problem:
         direction, size = z.clone(), (residual * z).sum((1, 2), keepdim=True)
         size_of_b = b.norm(dim=(1, 2))
         goal = size_of_b * size_of_b.sqrt().clamp(_INNER[1], _INNER[0]) + torch.finfo(b.dtype).tiny
-        iterations = 0
-        for iterations in range(1, 10 * b[0].numel()):
+        for iterations in range(1, 10 * b[0].numel()):  # noqa: B007
             u = self.x @ direction
             pushed = self.back(weights[:, :, None] * p * (u - (p * u).sum(2, keepdim=True))) + self.decay * direction
             step = size / (direction * pushed).sum((1, 2), keepdim=True).clamp_min(torch.finfo(b.dtype).tiny)

@@ -67,14 +67,14 @@ class Curvature:
 
     def _gauss_newton(self, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
         logits = self._logits(x)
-        at, back = torch.func.vjp(logits, self.vector)
+        at, back = torch.func.vjp(logits, self.vector)[:2]
         p = torch.softmax(at, 1)
 
         def one(v: Tensor) -> Tensor:
             u = p * torch.func.jvp(logits, (self.vector,), (v,))[1]
             return back(u - p * u.sum(1, keepdim=True))[0]  # type: ignore[no-any-return]
 
-        return torch.func.vmap(one)  # type: ignore[no-any-return]
+        return torch.func.vmap(one)
 
     def _hessian(self, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         logits = self._logits(x)
@@ -83,7 +83,7 @@ class Curvature:
             return F.cross_entropy(logits(parameters), y, reduction="sum", label_smoothing=self.smoothing)
 
         slope = torch.func.grad(loss)
-        return torch.func.vmap(lambda v: torch.func.jvp(slope, (self.vector,), (v,))[1])  # type: ignore[no-any-return]
+        return torch.func.vmap(lambda v: torch.func.jvp(slope, (self.vector,), (v,))[1])
 
     def mean_diagonal(self, seed: int = 0) -> float:
         """Mean diagonal of the Gauss–Newton matrix, of either kind's: the unit of dampings.

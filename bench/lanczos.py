@@ -20,7 +20,7 @@ class Pairs:
 
     Attributes:
         values: `[k]`; vectors: orthonormal rows `[k, n]`.
-        errors: ‖A v − θ v‖ of each, so that an eigenvalue of A lies within it of θ, `[k]`.
+        errors: ‖A v − θ v‖ of each, computed anew, so that an eigenvalue of A lies within it of θ, `[k]`.
     """
 
     values: Tensor
@@ -35,9 +35,9 @@ def pairs(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int, c
     drawn from `seed`, goes on.
 
     Args:
-        product: A times each row of `[1, n]`.
+        product: A times each row of `[k, n]`.
         start: the first vector `[n]`, not zero.
-        iterations: products, and vectors held; at most n are made.
+        iterations: products with one vector, and vectors held; at most n are made.
         count: eigenpairs wanted.
         seed: of further directions.
     """
@@ -65,5 +65,5 @@ def pairs(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int, c
     values, within = torch.linalg.eigh(small.double())
     order = values.abs().argsort(descending=True)[:count]
     values, within = values[order].to(start.dtype), within[:, order].to(start.dtype)
-    last = beside[-1] if most < n else beside.new_zeros(())
-    return Pairs(values, within.T @ basis, last * within[-1].abs())
+    vectors = within.T @ basis
+    return Pairs(values, vectors, (product(vectors) - values[:, None] * vectors).norm(dim=1))

@@ -124,7 +124,8 @@ def _sum(
         h = b.clone()
         for term in range(1, depth + 1):
             some = torch.randperm(n, generator=draw)[: how.batch].to(b.device) if how.batch < n else None
-            h = h.mul_(1 - ridge / scale).add_(product(h, some), alpha=-1 / scale).add_(b)
+            pushed = product(h, some)
+            h.mul_(1 - ridge / scale).sub_(pushed, alpha=1 / scale).add_(b)
             if (term % _LOOK_EVERY == 0 or term == depth) and not bool((h.norm(dim=1) <= limit).all()):
                 raise DivergedError(
                     f"LiSSA diverges with scale {scale:g} (seen after {term} terms): give a larger scale, or a larger "

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from bench import gradients, influence, lanczos
 from bench.curvature import Curvature, Kind
+from bench.errors import InputError
 from bench.methods import Method, Needs
 from bench.task import Task
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
+FLAT = 1e-6  # eigenvalues below this share of the largest are rounding errors
 
 
 class InfluenceArnoldi(Method):
@@ -58,13 +60,19 @@ class InfluenceArnoldi(Method):
                 projected = m @ top.vectors.T
                 for one, damping in zip(total, dampings, strict=True):
                     ridge = recipe.weight_decay + influence.ridge(damping, unit, task)
-                    made = within @ (projected / (top.values + ridge)).T
+                    inverse = 1 / (top.values + ridge)
+                    inverse[(top.values + ridge).abs() <= FLAT * top.values[0].abs()] = 0
+                    made = within @ (projected * inverse).T
                     if self.rest == "damped":
+                        if ridge == 0:
+                            raise InputError(
+                                "rest=damped divides by damping plus weight decay, and both are 0: give a damping"
+                            )
                         outside = m - projected @ top.vectors
                         made += influence.effects(flat, vector, train, outside, recipe.label_smoothing) / ridge
                     one[:, part] += made.cpu().numpy() / self.checkpoints
-        if self.damping != "tune":
-            return total[0]
-        damping, scores = task.choose(zip(DAMPINGS, total, strict=True))
-        task.note(f"damping {damping:g} was best on the tune rows")
-        return scores
+        best: NDArray[np.float32] = total[0]
+        if self.damping == "tune":
+            damping, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
+            task.note(f"damping {damping:g} was best on the tune rows")
+        return best

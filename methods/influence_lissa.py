@@ -24,7 +24,9 @@ FAR = 0.3
 class InfluenceLissa(Method):
     variants = ({}, {"damping": "tune"})
     default = False
-    citation = "Agarwal, Bullins, Hazan (2017), Second-order stochastic optimization for machine learning in linear time"
+    citation = (
+        "Agarwal, Bullins, Hazan (2017), Second-order stochastic optimization for machine learning in linear time"
+    )
     growth = "checkpoints × repeats × depth × batch × n_targets × parameters"
 
     def __init__(
@@ -51,9 +53,9 @@ class InfluenceLissa(Method):
         for vector in task.checkpoint_vectors(self.checkpoints):
             if damping == "tune":
                 tried = {d: self._scores(task, vector, d) for d in DAMPINGS}
-                damping, _ = task.choose((d, made) for d, (made, _) in tried.items())
-                task.note(f"damping {damping:g} was best on the tune rows")
-                scores, residual = tried[damping]
+                best, scores = task.choose((d, made) for d, (made, _) in tried.items())
+                task.note(f"damping {best:g} was best on the tune rows")
+                damping, residual = best, tried[best][1]
             else:
                 scores, residual = self._scores(task, vector, damping)
             total += scores / self.checkpoints
@@ -73,7 +75,8 @@ class InfluenceLissa(Method):
         largest = float(lanczos.pairs(matrix.product, start, 20, 1).values[0])
         scores = np.empty((task.data.n_train, task.data.n_targets), np.float32)
         residuals = []
-        for part in torch.arange(len(y)).split(max(1, STATE_BYTES // (4 * start.numel() * start.element_size()))):
+        step = max(1, STATE_BYTES // (4 * start.numel() * start.element_size()))
+        for part in (slice(at, at + step) for at in range(0, len(y), step)):
             b = gradients.stacked(flat, vector, x[part], y[part], "margin", task.output)
             found = lissa.solve(matrix.product, b, ridge, task.data.n_train, largest, self.series, task.seed)
             scores[:, part] = influence.effects(flat, vector, train, found.x, recipe.label_smoothing).cpu().numpy()

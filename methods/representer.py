@@ -43,8 +43,8 @@ class Representer(Method):
             for into, l2 in zip(total, penalties, strict=True):
                 fitted = Representers.fit(train, y, task.data.n_classes, l2, recipe.label_smoothing)
                 into += fitted.scores(test, test_y, task.output).cpu().numpy().astype(np.float32) / self.checkpoints
-        if self.l2 != "tune":
-            return total[0]
-        penalty, scores = task.choose(zip(PENALTIES, total, strict=True), "l2")
-        task.note(f"l2 {penalty:g} was best on the tune rows")
-        return scores
+        best: NDArray[np.float32] = total[0]
+        if self.l2 == "tune":
+            penalty, best = task.choose(zip(PENALTIES, total, strict=True), "l2")
+            task.note(f"l2 {penalty:g} was best on the tune rows")
+        return best
