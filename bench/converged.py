@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.errors import BenchError
+from bench.errors import BenchError, InputError
 
 _DENSE_UP_TO = 2_000  # parameters: a preconditioner of more takes longer to make than it saves
 _CHUNK_BYTES = 64 * 2**20
@@ -63,8 +63,11 @@ def fit(
         most: Newton steps.
 
     Raises:
+        InputError: `decay` is not above 0.
         BenchError: the gradient does not come below `tolerance`.
     """
+    if not decay > 0:
+        raise InputError(f"the L2 penalty of logistic regression is {decay}: it must be above 0")
     problem = _Problem(x, labels, decay)
     whole = problem.newton(x.new_zeros(1, *problem.shape), x.new_ones(1, len(x)), tolerance, most)
     if weights is None:

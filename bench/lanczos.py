@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bench.errors import InputError
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -40,7 +42,12 @@ def pairs(product: Callable[[Tensor], Tensor], start: Tensor, iterations: int, c
         iterations: products with one vector, and vectors held; at most n are made.
         count: eigenpairs wanted.
         seed: of further directions.
+
+    Raises:
+        InputError: no iteration or no pair is asked for.
     """
+    if count < 1 or iterations < 1:
+        raise InputError(f"it takes 1 pair and 1 iteration or more, and {count} and {iterations} are asked for")
     n, most = len(start), min(iterations, len(start))
     draw = torch.Generator().manual_seed(seed)
     basis = start.new_empty(most, n)

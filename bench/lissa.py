@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, InputError
 
 DEEPEST = 5000
 LEFT = 0.05
@@ -43,6 +43,17 @@ class Series:
     depth: int | Literal["auto"] = "auto"
     batch: int = 64
     repeats: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no series.
+
+        Raises:
+            InputError: a number that is not above 0.
+        """
+        for name in ("scale", "depth", "batch", "repeats"):
+            value = getattr(self, name)
+            if value != "auto" and not value > 0:
+                raise InputError(f"{name} of LiSSA is {value}: it must be above 0")
 
     def terms(self, scale: float, ridge: float) -> int:
         """Terms of the series: (1 − ridge/scale)^terms is what is left of a direction without curvature."""

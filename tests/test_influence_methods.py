@@ -308,7 +308,7 @@ def test_many_targets_are_solved_in_parts(small: Bench, monkeypatch: pytest.Monk
 
 
 def test_what_did_not_converge_is_said(small: Bench) -> None:
-    _, notes = _attribute(small, "influence-cg:iterations=1,damping=0.01")
+    _, notes = _attribute(small, "influence-cg:iterations=1,damping=0.01,deflate=0")
     (note,) = notes
     assert note.startswith("not converged: a relative residual of")
     assert note.endswith("is left after 1 iterations")
@@ -333,6 +333,23 @@ def _without_decay(bench: Bench) -> Any:
     from dataclasses import replace
 
     return replace(bench.setting.recipe, weight_decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("influence-arnoldi:rank=0", "1 pair and 1 iteration or more, and 0 and 200 are asked for"),
+        ("influence-arnoldi:iterations=-3", "1 pair and 1 iteration or more, and 100 and -3 are asked for"),
+        ("influence-lissa:depth=0", "depth of LiSSA is 0: it must be above 0"),
+        ("influence-lissa:scale=-1.0", "scale of LiSSA is -1.0: it must be above 0"),
+        ("representer:l2=0.0", "L2 penalty of logistic regression is 0.0: it must be above 0"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(
+    spec: str, said: str, toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress
+) -> None:
+    with pytest.raises(BenchError, match=said):
+        _attribute(_bench(toy, toy_data, tmp_path, quiet), spec)
 
 
 class TestRepresenter:
