@@ -33,6 +33,7 @@ _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
   python -m bench run digits/mlp --method path/to/mine.py
+  python -m bench run digits/mlp --scores mine=scores.npy --orientation train,test --sign +
   python -m bench list
 """
 
@@ -105,6 +106,28 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         default=[],
         metavar="NAME[:key=value,…]",
         help="a method, the path of its file, or all; may be given again (all: every one; default: the quick ones)",
+    )
+    made.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE.npy",
+        help="a row of the table from a score matrix in a file; may be given again. One that bench import wrote says "
+        "how it is to be read; of others say --orientation and --sign",
+    )
+    made.add_argument(
+        "--orientation",
+        action="append",
+        default=[],
+        metavar="train,test|test,train",
+        help="rows,columns of --scores: once for all files, or once for each",
+    )
+    made.add_argument(
+        "--sign",
+        action="append",
+        default=[],
+        metavar="+|-",
+        help="+: a larger score means that keeping the example raises the margin; -: the opposite, as for losses",
     )
     made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     _training(made, "--out", "folder of the results (results/SETTING…)")

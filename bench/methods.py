@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from bench.task import Task
 
-__all__ = ["Chosen", "Method", "Needs", "check", "chosen", "names"]
+__all__ = ["Chosen", "Method", "Needs", "check", "chosen", "distinct", "names"]
 
 __path__ = _plugins.search_path("methods")
 
@@ -116,17 +116,30 @@ def chosen(specs: list[str] | None) -> list[Chosen]:
         BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method. Among
             all methods, by default, one that cannot be loaded fails when it is called.
     """
-    picked: dict[str, Chosen] = {}
+    found: list[Chosen] = []
     for spec in specs or [_ALL]:
         if spec == _ALL:
-            found = [one for name in names() for one in _variants(name) if specs or one.method.default]
+            found += [one for name in names() for one in _variants(name) if specs or one.method.default]
         else:
             name, arguments = _plugins.split_spec(spec)
-            found = [_build(name, _plugins.load("methods", name, Method), arguments)]  # type: ignore[type-abstract]
-        for one in found:
-            other = picked.setdefault(one.name, one)
-            if other.spec != one.spec:
-                raise BenchError(f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file")
+            found.append(_build(name, _plugins.load("methods", name, Method), arguments))  # type: ignore[type-abstract]
+    return distinct(found)
+
+
+def distinct(found: Iterable[Chosen]) -> list[Chosen]:
+    """Each of several methods once, in their order.
+
+    Raises:
+        BenchError: two that are not the same have one name.
+    """
+    picked: dict[str, Chosen] = {}
+    for one in found:
+        other = picked.setdefault(one.name, one)
+        if other.spec != one.spec:
+            raise BenchError(
+                f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file, or give scores a "
+                "name as --scores NAME=FILE.npy"
+            )
     return list(picked.values())
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import hashing, launch, packages
+from bench import halving, hashing, launch, packages
 from bench.absent import Absent
 from bench.checkpoints import Pool
 from bench.cost import metered
 from bench.errors import BenchError, InputError, UnmetError
 from bench.methods import Chosen
 from bench.progress import Progress
-from bench.results import Cost
+from bench.results import Cost, SearchRow
 from bench.score_files import Attribution
 from bench.store import GroundTruth
 from bench.task import Access, Task
@@ -162,7 +162,7 @@ class Bench:
         """
         with tempfile.TemporaryDirectory(prefix="bench-") as cache:
             task = self.task(one, Path(cache))
-            with _process_as_it_was(), metered() as meter, task.guarded() as guard:
+            with _process_as_it_was(), metered() as meter, task.guarded() as guard, halving.told(task.note):
                 try:
                     scores = one.method.attribute(task)
                 finally:
@@ -180,7 +180,8 @@ class Bench:
             round(usage.train_seconds, 3),
             kept + checked.nbytes + sum(array.nbytes for array in task.kept.values()),
         )
-        return Attribution(checked, cost, task.notes, task.kept)
+        searches = [SearchRow(one.what, one.chosen, one.tried) for one in task.searches]
+        return Attribution(checked, cost, list(dict.fromkeys(task.notes)), task.kept, searches)
 
 
 @contextmanager

@@ -40,7 +40,6 @@ class ExplicitInfluence(Method):
             unit = one.mean_diagonal
             if damping == "tune":
                 damping, scores = task.choose((d, one.scores(d * unit).cpu().numpy()) for d in DAMPINGS)
-                task.note(f"damping {damping:g} was best on the tune rows")
             elif damping == "early-stopping":
                 ridge = recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))
                 scores = one.scores(ridge).cpu().numpy()

@@ -84,7 +84,5 @@ class Trak(Method):
             return np.array(traker.finalize_scores("targets"), np.float32)
 
         if self.damping == "tune":
-            damping, best = task.choose((d, scores(d)) for d in DAMPINGS)
-            task.note(f"damping {damping:g} was best on the tune rows")
-            return best
+            return task.choose((d, scores(d)) for d in DAMPINGS)[1]
         return scores(self.damping)

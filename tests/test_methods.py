@@ -157,14 +157,18 @@ def test_trak_is_the_papers_estimator(small: Bench, damping: float) -> None:
 def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) -> None:
     (one,) = methods.chosen(["trak:checkpoints=1,proj_dim=7,damping=tune"])
     found = small.attribute(one)
-    made, cost, notes = found.scores, found.cost, found.notes
+    made, cost = found.scores, found.cost
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {
         d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.01, 0.1, 1.0, 10.0, 100.0)
     }
     best = max(candidates, key=lambda d: tune.score(candidates[d]).mean)
     np.testing.assert_allclose(made, candidates[best], rtol=1e-5)
-    assert notes == [f"damping {best:g} was best on the tune rows"]
+    assert found.notes == []
+    (search,) = found.searches
+    assert (search.what, search.chosen, list(search.tried)) == ("damping", str(best), [str(d) for d in candidates])
+    for d, scores in candidates.items():
+        assert search.tried[str(d)] == pytest.approx(tune.score(scores).mean)
     assert cost.models == 1 + len(small.access.tune)
 
 
@@ -174,7 +178,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
 
     (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping}"])
     found = small.attribute(one)
-    made, notes = found.scores, found.notes
+    made = found.scores
     task = small.task(one, small.folder)
     recipe = small.setting.recipe
     parts = [
@@ -184,7 +188,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
     if damping == "early-stopping":
         ridges = [recipe.early_stopping_ridge(20)] * 2
     else:
-        level = float(notes[0].split()[1]) if damping == "tune" else float(damping)
+        level = float(found.searches[0].chosen) if damping == "tune" else float(damping)
         ridges = [level * part.mean_diagonal for part in parts]
     expected = sum(part.scores(ridge).numpy() for part, ridge in zip(parts, ridges, strict=True)) / 2
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-6)
