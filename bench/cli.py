@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
+from bench.contract import cli as contract
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
@@ -27,7 +28,7 @@ from bench.tables import cli as tables
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
-    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
+    *("list", "check-method", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
-        *(add_report, tables.add_table, _add_list, _add_recipe, _add_verify),
+        *(add_report, tables.add_table, contract.add_list, contract.add_check_method, _add_recipe, _add_verify),
         *(
             interop.add_import,
             interop.add_export,
@@ -296,13 +297,6 @@ def _add_curve(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", help="where to fit by LASSO: auto, cpu or cuda (auto)")
     made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    return made
-
-
-def _add_list(verbs: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser("list", help="what there is: methods, settings")
-    made.add_argument("what", nargs="?", choices=("methods", "datasets"), help="only these")
-    made.add_argument("--json", action="store_true", help="print one JSON document")
     return made
 
 

@@ -13,6 +13,7 @@ Its constructor arguments are its parameters: annotate them and give them defaul
 
 from __future__ import annotations
 
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.task import Task
 
-__all__ = ["Chosen", "Method", "Needs", "check", "chosen", "distinct", "names"]
+__all__ = ["Chosen", "Method", "Needs", "by_default", "check", "chosen", "distinct", "names"]
 
 __path__ = _plugins.search_path("methods")
 
@@ -105,6 +106,26 @@ class Chosen:
 def names() -> dict[str, str]:
     """Every method with its one-line summary; nothing is imported."""
     return {name: found.summary for name, found in _plugins.names("methods").items()}
+
+
+def by_default() -> dict[str, bool]:
+    """Whether a run without `--method` tries a method (`Method.default`), of every one, as its file says.
+
+    Nothing is imported; of a method from an installed package it is not known, and taken to be so.
+    """
+    return {name: found.tree is None or not _says_no(found.tree) for name, found in _plugins.names("methods").items()}
+
+
+def _says_no(tree: ast.Module) -> bool:
+    lines = [line for cls in tree.body if isinstance(cls, ast.ClassDef) for line in cls.body]
+    for line in lines:
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
+        named = any(isinstance(one, ast.Name) and one.id == "default" for one in targets)
+        if named and isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            return line.value.value is False
+    return False
 
 
 def chosen(specs: list[str] | None) -> list[Chosen]:

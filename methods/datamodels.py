@@ -17,6 +17,10 @@ from bench.task import Task
 
 class Datamodels(Method):
     needs = Needs(fit_rows=20)
+    citation = (
+        'Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data"'
+    )
+    growth = "n_train² × n_targets for the path of each target's penalties, and the fit rows trained"
 
     def __init__(
         self,

@@ -14,6 +14,8 @@ from bench.task import Task
 
 class Heldout(Method):
     needs = Needs(fit_rows=2)
+    citation = 'Feldman and Zhang (2020), "What neural networks memorize and why"'
+    growth = "fit rows × n_train × n_targets, and the fit rows trained"
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         rows = task.fit_as_stored

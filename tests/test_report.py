@@ -331,7 +331,8 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
     for _ in range(50):
         x, y = rng.integers(1, 6, 8).astype(float), rng.integers(-3, 6, 8) / 10
         rows = [row(str(i), float(value)) for i, value in enumerate(y)]
-        front = [int(one.name) for one in efficiency.front(rows, lambda one: x[int(one.name)])]
+        rows = [msgspec.structs.replace(one, cost=Cost(0.0, int(cost), 0)) for one, cost in zip(rows, x, strict=True)]
+        front = [int(one.name) for one in efficiency.front(rows, efficiency.models)]
         beaten = [
             any((x[j] <= x[i] and y[j] >= y[i]) and (x[j] < x[i] or y[j] > y[i]) for j in range(8)) for i in range(8)
         ]
