@@ -62,7 +62,7 @@ class Pool:
         except Exception:  # zipfile and numpy have many words for one broken file
             checksum = "torn"
         if checksum == "torn" or checksum != self._checksum(number, vector):
-            self.progress.say(f"the checkpoint {path.name} is torn or altered; it is trained anew")
+            self.progress.say(f"{path.name} is torn or altered, or of another setting: the checkpoint is trained anew")
             return None
         return vector, seconds
 

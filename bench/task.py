@@ -105,6 +105,10 @@ def _read_only(data: Data) -> Data:
     return replace(data, **views)
 
 
+def _text(label: object) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label)
+
+
 class Task:
     """The one argument of `Method.attribute`.
 
@@ -240,15 +244,15 @@ class Task:
         tried: dict[str, float | None] = {}
         for label, scores in candidates:
             if not np.isfinite(scores).any():
-                tried[str(label)] = None
+                tried[_text(label)] = None
                 continue
             mean = lds(scores, rows.masks, rows.margins, ranks=ranks, undefined="zero").mean
-            tried[str(label)] = mean
+            tried[_text(label)] = mean
             if best is None or mean > best[0]:
                 best = mean, label, scores
         if best is None:
             raise BenchError("there is no candidate with finite scores to choose from")
-        self.searches.append(Search(what, str(best[1]), tried))
+        self.searches.append(Search(what, _text(best[1]), tried))
         return best[1], best[2]
 
     def guarded(self) -> Guard:

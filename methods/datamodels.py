@@ -20,7 +20,7 @@ class Datamodels(Method):
     citation = (
         'Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data"'
     )
-    growth = "n_train² × n_targets for the path of each target's penalties, and the fit rows trained"
+    growth = "fit rows × n_train × (n_train + n_targets), n_targets × penalties × n_train per pass; training the rows"
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from bench.task import Task
 class Heldout(Method):
     needs = Needs(fit_rows=2)
     citation = 'Feldman and Zhang (2020), "What neural networks memorize and why"'
-    growth = "fit rows × n_train × n_targets, and the fit rows trained"
+    growth = "fit rows × n_train × n_targets; training the rows"
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         rows = task.fit_as_stored

@@ -166,9 +166,9 @@ def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) ->
     np.testing.assert_allclose(made, candidates[best], rtol=1e-5)
     assert found.notes == []
     (search,) = found.searches
-    assert (search.what, search.chosen, list(search.tried)) == ("damping", str(best), [str(d) for d in candidates])
+    assert (search.what, search.chosen, list(search.tried)) == ("damping", f"{best:g}", [f"{d:g}" for d in candidates])
     for d, scores in candidates.items():
-        assert search.tried[str(d)] == pytest.approx(tune.score(scores).mean)
+        assert search.tried[f"{d:g}"] == pytest.approx(tune.score(scores).mean)
     assert cost.models == 1 + len(small.access.tune)
 
 

@@ -145,4 +145,6 @@ def _text(value: Any) -> str:
 
     if value is None or pd.isna(value):
         return "–"
+    if value is True or value is False:
+        return "yes" if value else "no"
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
