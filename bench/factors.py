@@ -112,7 +112,5 @@ def room(one: Sequence[Part]) -> int:
     Args:
         one: parts of one example.
     """
-    patches = [
-        part.b[0, 0].numel() * part.layer.weight[0].numel() for part in one if isinstance(part.layer, nn.Conv2d)
-    ]
+    patches = [part.b[0, 0].numel() * part.layer.weight[0].numel() for part in one if isinstance(part.layer, nn.Conv2d)]
     return sum(part.a.numel() + part.b.numel() for part in one) + max(patches, default=0)

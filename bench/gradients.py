@@ -94,14 +94,16 @@ def chunks(
         yield part, factors.dense(made)
 
 
-def slices(flat: Flat, vector: Tensor, examples: Examples, max_bytes: int, *, dense: int) -> Iterator[slice]:
+def slices(
+    flat: Flat, vector: Tensor, examples: Examples, max_bytes: int, *, dense: int, at_most: int = 2**31
+) -> Iterator[slice]:
     """Chunks of examples of a plain stack whose factors, and `dense` gradients of each, fit into `max_bytes`."""
     if not len(examples):
         return
     layers, one = factors.stack(flat.module), examples[:1]
     assert layers is not None
     each = factors.room(factors.parts(layers, flat.pieces(vector), one.x, one.values)[0])
-    step = max(1, max_bytes // (vector.element_size() * max(dense * len(vector), 2 * each)))
+    step = min(at_most, max(1, max_bytes // (vector.element_size() * max(dense * len(vector), 2 * each))))
     for at in range(0, len(examples), step):
         yield slice(at, min(at + step, len(examples)))
 
