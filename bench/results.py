@@ -36,7 +36,7 @@ class Cost(msgspec.Struct, frozen=True):
 
     Attributes:
         seconds: wall clock of attributing alone.
-        models: models trained for it: rows of the ground truth and full-set checkpoints.
+        models: models trained for it: rows of the ground truth and checkpoints.
         peak_bytes: most memory above what the process held before.
         train_seconds: worker-seconds that training those models took.
         disk_bytes: what it left or kept on disk: the score matrix and its cache at the end.

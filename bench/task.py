@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 L = TypeVar("L")
+TrainedOn = Literal["all", "subsets"]
 
 
 @dataclass
@@ -35,20 +36,21 @@ class Usage:
 
     Attributes:
         rows: rows of the ground truth it was given.
-        checkpoints: full-set models trained for it.
+        checkpoints: full-set models trained for it; on_subsets: models trained for it on random subsets.
         train_seconds: worker-seconds that training all of these took.
         waited: wall-clock seconds that the method waited for checkpoints; not part of attributing.
     """
 
     rows: set[int] = field(default_factory=set)
     checkpoints: int = 0
+    on_subsets: int = 0
     train_seconds: float = 0.0
     waited: float = 0.0
 
     @property
     def models(self) -> int:
         """Models trained for it."""
-        return len(self.rows) + self.checkpoints
+        return len(self.rows) + self.checkpoints + self.on_subsets
 
 
 @dataclass(frozen=True)
@@ -210,15 +212,25 @@ class Task:
         flat = self.flat
         return [flat().load(vector) for vector in self.checkpoint_vectors(count)]
 
-    def checkpoint_vectors(self, count: int) -> torch.Tensor:
-        """The same as state vectors, float32 `[count, n_state]` (see `Flat`), for `task.flat()`."""
+    def checkpoint_vectors(self, count: int, trained_on: TrainedOn = "all") -> torch.Tensor:
+        """The same as state vectors, float32 `[count, n_state]` (see `Flat`), for `task.flat()`.
+
+        Args:
+            count: how many.
+            trained_on: `all` training examples, or each on a random one of `subsets` of the share α that those which
+                judge have. The subsets are drawn for the checkpoints alone: none is a row's.
+        """
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
-        vectors, seconds = self._pool.get(count)
+        pool, counted = self._pool, "checkpoints"
+        if trained_on == "subsets":
+            pool, counted = self._pool.on_subsets(self.alpha), "on_subsets"
+        vectors, seconds = pool.get(count)
         self.usage.waited += time.perf_counter() - began
-        if count > self.usage.checkpoints:
-            self.usage.checkpoints, new = count, count - self.usage.checkpoints
+        new = count - getattr(self.usage, counted)
+        if new > 0:
+            setattr(self.usage, counted, count)
             self.usage.train_seconds += seconds * new / count
         return vectors
 
