@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from bench.progress import Progress
     from bench.train import Trainer
+    from bench.trajectory import Trajectory
 
 
 class Pool:
@@ -48,6 +49,12 @@ class Pool:
         parts = [self._have[number] for number in range(count)]
         vectors = torch.from_numpy(np.stack([vector for vector, _ in parts])).to(self.trainer.device)
         return vectors, sum(seconds for _, seconds in parts)
+
+    def trajectory(self, number: int, count: int) -> tuple[Trajectory, float]:
+        """`count` states along the training run of checkpoint `number`, and the seconds that the run took."""
+        from bench import trajectory
+
+        return trajectory.of_checkpoint(self, number, count)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:04d}-{self.key[:16]}.npz"
