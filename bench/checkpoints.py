@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from bench.progress import Progress
     from bench.train import Trainer
+    from bench.trajectory import Trajectory
 
 
 _SUBSETS = 4  # a stream of the root seed, beside those of `bench.subsets`
@@ -77,6 +78,12 @@ class Pool:
         if self.alpha is None:
             return subsets.checkpoint_seed(self.seed, number)
         return np.random.SeedSequence([self.seed, _SUBSETS, number, 1])
+
+    def trajectory(self, number: int, count: int) -> tuple[Trajectory, float]:
+        """`count` states along the training run of checkpoint `number`, and the seconds that the run took."""
+        from bench import trajectory
+
+        return trajectory.of_checkpoint(self, number, count)
 
     def _path(self, number: int) -> Path:
         kind = "" if self.alpha is None else f"-{self.alpha:g}"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.recipes import Output
     from bench.store import GroundTruth, Rows
     from bench.train import Trainer
+    from bench.trajectory import Trajectory
 
 L = TypeVar("L")
 TrainedOn = Literal["all", "subsets"]
@@ -223,16 +224,41 @@ class Task:
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
-        pool, counted = self._pool, "checkpoints"
+        pool: Pool = self._pool
+        counted: Literal["checkpoints", "on_subsets"] = "checkpoints"
         if trained_on == "subsets":
             pool, counted = self._pool.on_subsets(self.alpha), "on_subsets"
         vectors, seconds = pool.get(count)
         self.usage.waited += time.perf_counter() - began
+        self._charge(counted, count, seconds / count)
+        return vectors
+
+    def trajectory(self, number: int, states: int) -> Trajectory:
+        """States that checkpoint `number` (from 0) passed through in training, the last of them itself.
+
+        It is charged as `checkpoint_vectors(number + 1)` is: a model and its past are one model.
+
+        Args:
+            number: which checkpoint.
+            states: how many states, evenly spread over its steps.
+
+        Raises:
+            InputError: a number below 0, or fewer than one state, or more than it has steps.
+            UnmetError: the recipe is not of plain SGD steps on unaugmented batches.
+        """
+        if number < 0:
+            raise InputError(f"checkpoint {number} is asked for: they are numbered from 0")
+        began = time.perf_counter()
+        run, seconds = self._pool.trajectory(number, states)
+        self.usage.waited += time.perf_counter() - began
+        self._charge("checkpoints", number + 1, seconds)
+        return run
+
+    def _charge(self, counted: Literal["checkpoints", "on_subsets"], count: int, seconds_each: float) -> None:
         new = count - getattr(self.usage, counted)
         if new > 0:
             setattr(self.usage, counted, count)
-            self.usage.train_seconds += seconds * new / count
-        return vectors
+            self.usage.train_seconds += seconds_each * new
 
     def flat(self) -> Flat:
         """A fresh module whose parameters are one vector: `flat(vector, x)` gives logits, `flat.load` a module."""
