@@ -21,13 +21,14 @@ from bench.comparing import cli as comparing
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.report.cli import add_report
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
-    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
+    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "removal", "schema"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
@@ -86,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
             sharing.add_push,
             sharing.add_pull,
             memorization_cli.add,
+            removal.add,
             tables.add_schema,
         ),
     ):

@@ -15,6 +15,7 @@ from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
@@ -395,6 +396,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "push": sharing.push,
     "pull": sharing.pull,
     "memorization": memorization_cli.run,
+    "removal": removal.run,
     "table": tables.table,
     "schema": tables.schema,
 }
