@@ -22,13 +22,15 @@ from bench.contract import cli as contract
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.report.cli import add_report
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
-    *("list", "check-method", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
+    *("list", "check-method", "recipe", "verify", "import", "export", "push", "pull"),
+    *("memorization", "removal", "schema"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
@@ -88,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
             sharing.add_push,
             sharing.add_pull,
             memorization_cli.add,
+            removal.add,
             tables.add_schema,
         ),
     ):

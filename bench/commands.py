@@ -16,6 +16,7 @@ from bench.comparing import cli as comparing
 from bench.contract import cli as contract
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
@@ -375,6 +376,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "push": sharing.push,
     "pull": sharing.pull,
     "memorization": memorization_cli.run,
+    "removal": removal.run,
     "table": tables.table,
     "schema": tables.schema,
     "check-method": contract.check_method,

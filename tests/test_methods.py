@@ -57,6 +57,42 @@ def test_heldout_scores_zero_what_it_never_saw_both_ways(small: Bench, monkeypat
     assert not made[:2].any()
     assert made[2:].any()
     assert np.isfinite(made).all()
+    assert np.isnan(task.kept["stderr"][:2]).all()
+    assert task.notes == ["2 of 40 examples are in all fit subsets or in none: they score 0"]
+
+
+def test_heldout_keeps_standard_errors(small: Bench) -> None:
+    (one,) = methods.chosen(["heldout"])
+    made, fit = small.attribute(one), small.truth.rows(small.access.fit)
+    assert set(made.extra) == {"stderr"}  # the store has no outputs on the training examples
+    assert made.notes == []
+    for k, kept in enumerate(fit.masks.T):
+        sides = [fit.margins[kept].astype(float), fit.margins[~kept].astype(float)]
+        expected = np.sqrt(sum(side.var(0, ddof=1) / len(side) for side in sides))
+        np.testing.assert_allclose(made.extra["stderr"][k], expected, rtol=1e-5)
+
+
+def test_heldout_keeps_memorization_where_rows_know_their_training_outputs(
+    toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress
+) -> None:
+    request = Request(toy, toy_data, Plan(135, 2), device="cpu", keep=("train_margins", "train_correct"))
+    make(request, tmp_path / "gt", quiet)
+    bench = Bench.open(toy, toy_data, tmp_path / "gt", tmp_path, "cpu", quiet, 135)
+    made = bench.attribute(methods.chosen(["heldout"])[0]).extra
+    fit = bench.access.fit
+    masks = bench.truth.masks[fit]
+    for name, outputs in (
+        ("self_influence", np.load(tmp_path / "gt" / "train_margins.npy")[fit]),
+        ("memorization", np.unpackbits(np.load(tmp_path / "gt" / "train_correct.npy"), axis=1)[fit]),
+    ):
+        for i, kept in enumerate(masks.T):
+            sides = [outputs[kept, i].astype(float), outputs[~kept, i].astype(float)]
+            error = np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides))
+            assert made[name][i] == pytest.approx(sides[0].mean() - sides[1].mean(), abs=1e-5)
+            assert made[f"{name}_stderr"][i] == pytest.approx(error, rel=1e-4, abs=1e-6)
+    assert set(made) == {
+        *("stderr", "memorization", "memorization_stderr", "self_influence", "self_influence_stderr"),
+    }
 
 
 def test_datamodels_are_the_fitted_weights(small: Bench) -> None:
