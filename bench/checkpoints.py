@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.progress import Progress
-    from bench.train import Trainer
+    from bench.train import Trainer, TrainingRun
 
 
 class Pool:
@@ -48,6 +48,14 @@ class Pool:
         parts = [self._have[number] for number in range(count)]
         vectors = torch.from_numpy(np.stack([vector for vector, _ in parts])).to(self.trainer.device)
         return vectors, sum(seconds for _, seconds in parts)
+
+    def run(self, number: int) -> TrainingRun:
+        """How checkpoint `number` is trained.
+
+        Raises:
+            BenchError: the recipe is not plain SGD.
+        """
+        return self.trainer.full_run(subsets.checkpoint_seed(self.seed, number))
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:04d}-{self.key[:16]}.npz"
