@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from bench import hashing, lds, lds_files, memory
-from bench.errors import InputError
 from bench.store import GroundTruth
 
 Array = NDArray[Any]
@@ -193,7 +192,7 @@ def test_memory_of_maps_is_given_back_and_nothing_is_lost(tmp_path: Path, monkey
     np.save(tmp_path / "a.npy", np.arange(20_000.0).reshape(100, 200))
     expected = np.load(tmp_path / "a.npy")
     for mode in ("r", "c"):
-        array: Array = np.load(tmp_path / "a.npy", mmap_mode=mode)  # type: ignore[call-overload]
+        array: Array = np.load(tmp_path / "a.npy", mmap_mode=mode)
         if mode == "c":
             array[5, 5] = expected[5, 5] = -1
         for one in (array, array[3:, 1:].T, np.asarray(array)[::2]):
