@@ -269,6 +269,13 @@ def _is_the_papers_finding(made: Removal) -> None:
     assert sum(low > 0 for low in lows.values()) >= 3
 
 
+def test_the_record_is_the_papers_finding() -> None:
+    record = EXAMPLE.parents[2] / "results" / "records" / "mnist-memorization"
+    made = msgspec.json.decode((record / "removal.json").read_bytes(), type=Removal)
+    _is_the_papers_finding(made)
+    assert (record / "removal.md").read_text("utf-8") == tables.grid(made).markdown()
+
+
 def test_example_on_digits(tmp_path: Path) -> None:
     _is_the_papers_finding(_example(tmp_path, "digits/mlp", "150", "6"))
 
