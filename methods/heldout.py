@@ -18,6 +18,8 @@ KEPT = {"train_correct": "memorization", "train_margins": "self_influence"}
 
 class Heldout(Method):
     needs = Needs(fit_rows=2)
+    citation = 'Feldman and Zhang (2020), "What neural networks memorize and why"'
+    growth = "fit rows × n_train × n_targets; training the rows"
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         rows = task.fit_as_stored

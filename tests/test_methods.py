@@ -193,14 +193,18 @@ def test_trak_is_the_papers_estimator(small: Bench, damping: float) -> None:
 def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) -> None:
     (one,) = methods.chosen(["trak:checkpoints=1,proj_dim=7,damping=tune"])
     found = small.attribute(one)
-    made, cost, notes = found.scores, found.cost, found.notes
+    made, cost = found.scores, found.cost
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {
         d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.01, 0.1, 1.0, 10.0, 100.0)
     }
     best = max(candidates, key=lambda d: tune.score(candidates[d]).mean)
     np.testing.assert_allclose(made, candidates[best], rtol=1e-5)
-    assert notes == [f"damping {best:g} was best on the tune rows"]
+    assert found.notes == []
+    (search,) = found.searches
+    assert (search.what, search.chosen, list(search.tried)) == ("damping", f"{best:g}", [f"{d:g}" for d in candidates])
+    for d, scores in candidates.items():
+        assert search.tried[f"{d:g}"] == pytest.approx(tune.score(scores).mean)
     assert cost.models == 1 + len(small.access.tune)
 
 
@@ -210,7 +214,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
 
     (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping}"])
     found = small.attribute(one)
-    made, notes = found.scores, found.notes
+    made = found.scores
     task = small.task(one, small.folder)
     recipe = small.setting.recipe
     parts = [
@@ -220,7 +224,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
     if damping == "early-stopping":
         ridges = [recipe.early_stopping_ridge(20)] * 2
     else:
-        level = float(notes[0].split()[1]) if damping == "tune" else float(damping)
+        level = float(found.searches[0].chosen) if damping == "tune" else float(damping)
         ridges = [level * part.mean_diagonal for part in parts]
     expected = sum(part.scores(ridge).numpy() for part, ridge in zip(parts, ridges, strict=True)) / 2
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-6)
@@ -243,8 +247,9 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
     """Gradient methods and fitted ones rank the toy's subsets; the control does not."""
     judge = Judge.of(small.truth.rows(small.access.eval), 2)
     found = {one.name: judge.score(small.attribute(one).scores).mean for one in _without_projection()}
-    assert set(found) == {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "random"}
     assert abs(found.pop("random")) < 0.3
+    del found["similarity"]  # it does not know classes
+    assert set(found) >= {"datamodels", "gradcos", "graddot", "heldout", "influence", "influence:damping=tune"}
     assert min(found.values()) > 0.3, found
 
 
