@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,14 @@ def torn_header(path: Path) -> None:
             archive.writestr(name, content.replace(b",), }", b",  }") if name == "index_test.npy" else content)
 
 
+def added(name: str) -> Callable[[Path], None]:
+    def work(path: Path) -> None:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(name, archive.read("index_test.npy"))
+
+    return work
+
+
 def huge(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(2**32 + 1)
@@ -164,7 +173,12 @@ def pipe(path: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (unlink, "5/aux_arrays.npz is missing"),
     "empty": (rewrite(b""), "5/aux_arrays.npz is empty (0 bytes)"),
-    "text": (rewrite(b"no archive at all"), "5/aux_arrays.npz"),
+    "text": (rewrite(b"no archive at all"), "5/aux_arrays.npz is torn or no .npz"),
+    "leads up": (added("../../evil.npy"), "5/aux_arrays.npz holds a file of the name '../../evil.npy'"),
+    "leads up elsewhere": (added("a\\..\\..\\evil.npy"), "which leads out of it"),
+    "two of a name": (added("index_test.npy"), "5/aux_arrays.npz holds two arrays of the same name"),
+    "leads to the root": (added("/evil.npy"), "5/aux_arrays.npz holds a file of the name '/evil.npy'"),
+    "nothing": (spoil(lambda c: c.update({k: v[:0] for k, v in c.items()})), "has 0 training and 0 test examples"),
     "pickle": (rewrite(pickle.dumps(Boom())), "5/aux_arrays.npz holds Python objects"),
     "objects": (objects, "5/aux_arrays.npz holds Python objects"),
     "cut": (cut, "5/aux_arrays.npz is torn"),
@@ -195,6 +209,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_run_is_named_and_left_out_on_request(main: Main, tmp_path: Path, fault: str) -> None:
     runs = experiment(tmp_path / "e")[0.7]
@@ -222,6 +237,59 @@ def test_numbers_left_out_are_missing_runs(main: Main, tmp_path: Path) -> None:
     code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
     assert (code, "run 3 is missing" in error) == (2, True)
     assert main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")[0] == 0
+
+
+@pytest.mark.parametrize("number", ["99999999", "9" * 30])
+def test_a_gap_of_any_width_is_one_fault(main: Main, tmp_path: Path, number: str) -> None:
+    experiment(tmp_path / "e")
+    (tmp_path / "e" / "0.7" / "11").rename(tmp_path / "e" / "0.7" / number)
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, f"e/0.7: runs 11 to {int(number) - 1} are missing" in error) == (2, True)
+    code, text, _ = main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")
+    assert (code, f"; {int(number) - 11} runs are left out" in text) == (0, True)
+
+
+@pytest.mark.parametrize(("one", "other"), [("0.7", "0.70"), ("0.7/7", "0.7/07")])
+def test_nothing_is_there_twice(main: Main, tmp_path: Path, one: str, other: str) -> None:
+    experiment(tmp_path / "e")
+    shutil.copytree(tmp_path / "e" / one, tmp_path / "e" / other)
+    code, text, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, text, f"e/{one}" in error, f"e/{other}" in error, "the same" in error) == (2, "", True, True, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_a_circle_of_links_in_place_of_a_run_is_that_run_alone(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    run = tmp_path / "e" / "0.7" / "4"
+    shutil.rmtree(run)
+    run.symlink_to(run)
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, "4/aux_arrays.npz cannot be read" in error) == (2, True)
+    assert main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")[0] == 0
+
+
+def test_an_odd_first_run_does_not_have_all_others_refused(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    spoil(lambda c: c.update(index_test=np.arange(T - 1), correctness_test=c["correctness_test"][:-1]))(
+        tmp_path / "e" / "0.7" / "0" / "aux_arrays.npz"
+    )
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, "0/aux_arrays.npz has 40 training and 22 test" in error, "1/aux_arrays" in error) == (2, True, False)
+    assert "what was read is kept in store.importing" in error
+    assert main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")[0] == 0
+    assert len(GroundTruth.open("store").masks) == M - 1
+    assert not (tmp_path / "store.importing").exists()
+
+
+def test_where_no_run_is_good_nothing_is_left(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e", m=2)
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, "e/0.7 has 2 readable runs" in error) == (2, True)
+    shutil.rmtree("store.importing")
+    for path in tmp_path.glob("e/0.7/*/aux_arrays.npz"):
+        path.write_bytes(b"")
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
 KILLED = """
