@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import precomputed, results
+from bench import hashing, precomputed, results
 from bench.methods import Chosen
 
 Main = Callable[..., tuple[int, str, str]]
@@ -52,7 +52,7 @@ def test_every_orientation_and_sign_is_the_same_row(run: Main, matrix: Array) ->
         np.testing.assert_array_equal(np.load(Path("out") / str(rows[name].scores)), matrix)
     assert rows["b"].params == {
         "path": "b.npy",
-        "sha256": precomputed.hashing.file(Path("b.npy")),
+        "sha256": hashing.file(Path("b.npy")),
         "orientation": "test,train",
         "sign": "-",
     }
