@@ -207,7 +207,9 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
     """Gradient methods and fitted ones rank the toy's subsets; the control does not."""
     judge = Judge.of(small.truth.rows(small.access.eval), 2)
     found = {one.name: judge.score(small.attribute(one).scores).mean for one in _without_projection()}
-    assert set(found) == {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "random"}
+    kernel = {f"gradient-kernel{more}" for more in ("", ":damping=tune", ":damping=tune,trained_on=subsets")}
+    expected = {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "random"} | kernel
+    assert set(found) == expected
     assert abs(found.pop("random")) < 0.3
     assert min(found.values()) > 0.3, found
 

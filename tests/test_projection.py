@@ -109,7 +109,8 @@ def test_never_more_gradients_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("dim", "nonzeros", "says"), [(0, 1, "proj_dim is 0"), (4, 0, "nonzeros is 0"), (4, 5, "to 4")]
+    ("dim", "nonzeros", "says"),
+    [(0, 1, "proj_dim is 0"), (4, 0, "nonzeros is 0"), (4, 5, "nonzeros is 5.*proj_dim, 4")],
 )
 def test_projections_that_there_are_not(dim: int, nonzeros: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
