@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.progress import Progress
-    from bench.train import Trainer
+    from bench.train import Trainer, TrainingRun
     from bench.trajectory import Trajectory
 
 
@@ -84,6 +84,14 @@ class Pool:
         from bench import trajectory
 
         return trajectory.of_checkpoint(self, number, count)
+
+    def run(self, number: int) -> TrainingRun:
+        """How checkpoint `number` is trained.
+
+        Raises:
+            BenchError: the recipe is not plain SGD.
+        """
+        return self.trainer.full_run(subsets.checkpoint_seed(self.seed, number))
 
     def _path(self, number: int) -> Path:
         kind = "" if self.alpha is None else f"-{self.alpha:g}"

@@ -142,7 +142,17 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
 def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: bool = False) -> None:
     made.add_argument("--models", type=int, default=1500, metavar="N", help="subset models (rows) in all (1500)")
     made.add_argument(
-        "--repeats", type=int, default=2, metavar="R", help="seeds per eval subset (2); two or more give a ceiling"
+        "--protocol",
+        choices=("expectation", "single-model"),
+        default="expectation",
+        help="expectation: a seed for every model; single-model: the same for all, and an example that is left out has "
+        "weight 0 in its batches: natural with --alpha 0.99 (expectation)",
+    )
+    made.add_argument(
+        "--repeats",
+        type=int,
+        metavar="R",
+        help="seeds per eval subset (2; 1 by the protocol single-model); two or more give a ceiling",
     )
     made.add_argument(
         "--eval-subsets",

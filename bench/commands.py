@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MENDED = "the same bench train command mends what is torn or missing"
 _TRAINING_OPTIONS = (
     "models",
+    "protocol",
     "repeats",
     "eval_subsets",
     "tune_rows",

@@ -12,6 +12,7 @@ from msgspec import Meta
 from bench import atomic
 from bench.documents import DocumentError, decoded
 from bench.errors import InputError
+from bench.subsets import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +222,7 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
         alpha: kept fraction of the training set.
         output: the margin: `logsumexp` or `max` of the other classes' logits is taken off the true one's.
         seed: root seed of everything.
-        protocol: `expectation`: every subset model has a seed of its own.
+        protocol: `expectation`: every subset model has a seed of its own; `single-model`: all have the same.
         rows: how many rows fit, tune and judge.
         n_train: rows of a score matrix.
         n_targets: columns of a score matrix.
@@ -244,7 +245,7 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     alpha: Annotated[float, Meta(gt=0, lt=1)]
     output: str
     seed: int
-    protocol: Literal["expectation"] = "expectation"
+    protocol: Protocol = "expectation"
     rows: Counts
     n_train: Count
     n_targets: Count

@@ -27,7 +27,7 @@ from bench.results import CeilingRow, Counts, Leaderboard, Row
 from bench.score_files import Attribution, extra_path, load_scores, save_scores, write_arrays
 from bench.standings import chance, judged, standings
 from bench.store import GroundTruth, Meta
-from bench.subsets import Plan, Sampling
+from bench.subsets import Plan, Protocol, Sampling
 from bench.workbench import Bench
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Options:
     setting: str = "digits/mlp"
     methods: Sequence[str] = ()
     models: int = 1500
-    repeats: int = 2
+    repeats: int | None = None
     eval_subsets: int = 200
     tune_rows: int = 100
     alpha: float = 0.5
@@ -67,6 +67,7 @@ class Options:
     scores: Sequence[str] = ()
     orientation: Sequence[str] = ()
     sign: Sequence[str] = ()
+    protocol: Protocol = "expectation"
 
     def check(self) -> None:
         """Refuse values of the wrong type.
@@ -87,12 +88,15 @@ class Options:
     @property
     def plan(self) -> Plan:
         """The roles of the rows."""
-        return Plan(self.models, self.repeats, self.eval_subsets, self.tune_rows, self.judge_only)
+        usual = 2 if self.protocol == "expectation" else 1
+        repeats = usual if self.repeats is None else self.repeats
+        return Plan(self.models, repeats, self.eval_subsets, self.tune_rows, self.judge_only)
 
     def folder(self, setting: Setting) -> Path:
         """`--out`, else results/ and a name made of the setting and of what differs from the defaults."""
         if self.out is not None:
             return Path(self.out)
+        unsaid = {"repeats": 2 if self.protocol == "expectation" else 1}
         extra = "".join(
             f"-{name.replace('_', '')}{getattr(self, name)}"
             for name in (
@@ -106,8 +110,9 @@ class Options:
                 "sampling",
                 "dtype",
             )
-            if getattr(self, name) != getattr(Options, name)
-        ) + ("-judgeonly" if self.judge_only else "")
+            if getattr(self, name) not in (getattr(Options, name), unsaid.get(name))
+        )
+        extra += ("-judgeonly" if self.judge_only else "") + ("" if self.protocol == "expectation" else "-singlemodel")
         return Path("results") / (setting.slug + extra)
 
     @property
@@ -138,6 +143,7 @@ class Options:
             dtype=self.dtype,
             keep=tuple(self.keep),
             empty_classes=self.allow_empty_classes,
+            protocol=self.protocol,
         )
 
 
@@ -186,7 +192,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
     with_seeds = bench.truth.rows(bench.access.eval)
-    judge = Judge.of(with_seeds, plan.repeats, data.test_y)
+    judge = Judge.of(with_seeds, plan.repeats, data.test_y, options.protocol)
     rows: list[Row] = []
     verdicts: dict[str, Verdict] = {}
     for one in picked:
@@ -204,6 +210,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         alpha=options.alpha,
         output=options.output,
         seed=options.seed,
+        protocol=options.protocol,
         rows=counts,
         n_train=data.n_train,
         n_targets=data.n_targets,

@@ -359,7 +359,7 @@ def verify(folder: Path) -> list[str]:
     wrong += damaged(folder, meta)
     subset, group = truth.plan.layout()
     rows = (meta.subset_of_row, meta.group_of_row, meta.seed_of_row)
-    if rows != (subset.tolist(), group.tolist(), list(range(len(subset)))):
+    if rows != (subset.tolist(), group.tolist(), meta.identity.seeds(len(subset))):
         wrong.append("meta.json is altered: its rows are not those of its plan")
     for start, stop in missing_rows(meta.blocks, len(subset)):
         wrong.append(f"meta.json names no block for rows {start} to {stop - 1}")

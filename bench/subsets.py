@@ -10,7 +10,7 @@ With `judge_only` there is nothing but eval subsets, `repeats` rows each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Group = Literal["fit", "tune", "eval"]
 Sampling = Literal["exact", "bernoulli"]
+Protocol = Literal["expectation", "single-model"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 _MOST_ROWS = 10**9
 _MASK, _MODEL = 0, 1  # streams of one root seed
 CHECKPOINT = 2
@@ -181,11 +183,18 @@ def check_classes(
             )
 
 
-def model_seed(seed: int, row: int) -> np.random.SeedSequence:
-    """What initialisation and batch order of row `row` come from."""
-    return np.random.SeedSequence([seed, _MODEL, row])
+def model_seed(seed: int, row: int, protocol: Protocol = "expectation") -> np.random.SeedSequence:
+    """What initialisation and batch order of row `row` come from.
+
+    By the protocol `expectation` every row has a seed of its own; by `single-model` all have that of checkpoint 0,
+    which is then what the rows would be with every example kept.
+    """
+    return np.random.SeedSequence([seed, _MODEL, row]) if protocol == "expectation" else checkpoint_seed(seed, 0)
 
 
 def checkpoint_seed(seed: int, number: int) -> np.random.SeedSequence:
-    """The same for full-set checkpoint `number`: a stream of its own, so that no method shares a model with a row."""
+    """The same for full-set checkpoint `number`: a stream of its own, so that no method shares a model with a row.
+
+    (By the protocol `single-model` the rows share the seed of checkpoint 0, not its examples.)
+    """
     return np.random.SeedSequence([seed, CHECKPOINT, number])

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from bench.models import Flat
     from bench.recipes import Output
     from bench.store import GroundTruth, Rows
-    from bench.train import Trainer
+    from bench.subsets import Protocol
+    from bench.train import Trainer, TrainingRun
     from bench.trajectory import Trajectory
 
 L = TypeVar("L")
@@ -156,6 +157,11 @@ class Task:
         """Torch device to work on."""
         return self._trainer.device
 
+    @property
+    def protocol(self) -> Protocol:
+        """Whether the subset models have a seed each, `expectation`, or all that of checkpoint 0, `single-model`."""
+        return self._trainer.protocol
+
     def note(self, text: str) -> None:
         """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
         self.notes.append(text)
@@ -259,6 +265,17 @@ class Task:
         if new > 0:
             setattr(self.usage, counted, count)
             self.usage.train_seconds += seconds_each * new
+
+    def training_run(self, number: int = 0) -> TrainingRun:
+        """How checkpoint `number` was trained: initial state, batches, learning rates; it is charged as that is.
+
+        By the protocol `single-model` checkpoint 0 is the run that the subset models leave examples out of.
+
+        Raises:
+            BenchError: the setting's recipe is not plain SGD, which a method says that it needs by `Needs.plain_sgd`.
+        """
+        self.checkpoint_vectors(number + 1)
+        return self._pool.run(number)
 
     def flat(self) -> Flat:
         """A fresh module whose parameters are one vector: `flat(vector, x)` gives logits, `flat.load` a module."""

@@ -15,9 +15,8 @@ from torch.nn import functional as F
 
 from bench import atomic, hashing, subsets
 from bench.errors import InputError, UnmetError
-from bench.models import Flat, build, initialise
 from bench.recipes import Recipe
-from bench.train import Stopped, Trainer, _child, batch_order, one_torch_thread
+from bench.train import Stopped, Trainer, one_torch_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,12 +84,10 @@ def train(trainer: Trainer, seed: np.random.SeedSequence, at: Sequence[int] | ND
 
     One step after another by torch: the same start, batches and rates as `Trainer.train`, up to rounding.
     """
-    recipe, data = trainer.recipe, trainer.data
-    start = Flat(build(recipe.architecture, data.train_x.shape[1:], data.n_classes))
-    initialise(start.module, int(_child(seed, 0).generate_state(1, np.uint64)[0] >> 1))
+    recipe, run = trainer.recipe, trainer.full_run(seed)
     flat = trainer.flat()
-    module = flat.load(start.vector().to(trainer.device))
-    order = torch.from_numpy(batch_order(data.n_train, recipe, np.random.default_rng(_child(seed, 1))))
+    module = flat.load(run.start)
+    order = torch.from_numpy(run.order).to(trainer.device)
     x, y = trainer.inputs("train")
     optimiser = torch.optim.SGD(
         module.parameters(),
@@ -101,10 +98,10 @@ def train(trainer: Trainer, seed: np.random.SeedSequence, at: Sequence[int] | ND
     )
     made, wanted = [], {int(step) for step in at}
     with one_torch_thread(), torch.enable_grad():
-        for step, batch in enumerate(order.to(trainer.device)):
+        for step, batch in enumerate(order):
             if trainer.stop.is_set():
                 raise Stopped
-            optimiser.param_groups[0]["lr"] = recipe.rate(step, len(order))
+            optimiser.param_groups[0]["lr"] = float(run.rates[step])
             optimiser.zero_grad(set_to_none=True)
             F.cross_entropy(module(x[batch]), y[batch], label_smoothing=recipe.label_smoothing).backward()
             optimiser.step()

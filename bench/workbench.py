@@ -79,7 +79,7 @@ class Bench:
                 f"{store}: {diverged} of {n_rows} models diverged, and too few are left to judge by: lower the "
                 "recipe's learning rate"
             )
-        trainer = Trainer(setting.recipe, data, pick_device(device))
+        trainer = Trainer(setting.recipe, data, pick_device(device), protocol=identity.protocol)
         pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
         return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, n_rows)
 
@@ -141,9 +141,12 @@ class Bench:
             if have[group] < least:
                 return f"needs {least} {group} rows, and there are {have[group]}"
         try:
+            why = self.setting.recipe.not_plain if needs.plain_sgd else None
             count = self.pool.trainer.n_parameters if needs.max_parameters is not None or needs.checkpoints else 0
         except UnmetError as error:
             return str(error)
+        if why is not None:
+            return f"needs a recipe of plain SGD, and of this one {why}"
         if needs.max_parameters is not None and count > needs.max_parameters:
             return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
         for package in needs.packages:

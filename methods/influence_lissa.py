@@ -24,7 +24,9 @@ FAR = 0.3
 class InfluenceLissa(Method):
     variants = ({}, {"damping": "tune"})
     default = False
-    citation = "Agarwal, Bullins, Hazan (2017), Second-order stochastic optimization for machine learning in linear time"
+    citation = (
+        "Agarwal, Bullins, Hazan (2017), Second-order stochastic optimization for machine learning in linear time"
+    )
     growth = "checkpoints × repeats × depth × batch × n_targets × parameters"
 
     def __init__(

@@ -94,7 +94,7 @@ def _trained(folder: Path) -> Local:
         who = meta.identity
     found = store.find_blocks(folder, who.key)
     files = {name for name in (_IDENTITY, store.ASKED) if (folder / name).is_file()} | _names(found.good)
-    title = f"{who.setting}, alpha {who.alpha:g}, seed {who.seed}"
+    title = who.about
     if meta is None or meta.key != who.key:
         asked = 0
         with suppress(OSError, msgspec.DecodeError):

@@ -70,8 +70,9 @@ def caption(board: Leaderboard) -> list[str]:
     subsets = rows.eval // rows.repeats
     per_seed = "one seed" if rows.repeats == 1 else f"{rows.repeats} seeds"
     lines = [
-        f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (α = {board.alpha:g}, {board.output} margin, "
-        f"{board.n_train} train × {board.n_targets} targets); {rows.fit} fit and {rows.tune} tune rows.",
+        f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (protocol {board.protocol}, "
+        f"α = {board.alpha:g}, {board.output} margin, {board.n_train} train × {board.n_targets} targets); "
+        f"{rows.fit} fit and {rows.tune} tune rows.",
     ]
     if rows.diverged:
         lines.append(f"{rows.diverged} models diverged and are left out.")

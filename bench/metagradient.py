@@ -1,0 +1,235 @@
+"""Metagradients: exact derivatives of a training's final margins with respect to the weight of every training example.
+
+A run of plain SGD is a function of the examples' weights w: with the batch B, the state (θ, v) and the rate η of a step,
+
+    g = (1/|B|) Σ_{i ∈ B} w_i ∇ℓ_i(θ),    s = g + λ θ,    v' = μ v + s,    θ' = θ − η v',
+
+or θ' = θ − η (s + μ v') with Nesterov's momentum. Its derivative at w = 1 is taken from the last step to the first:
+from the adjoints (a, b) of (θ', v'), which at the end are (∇m_j(θ), 0) for target j,
+
+    b ← b − η a,  c = b    (Nesterov: b ← b − η μ a,  c = b − η a),
+    ∂m_j/∂w_i += c · ∇ℓ_i(θ) / |B|  for every i in B,    a ← a + (∇²L_B(θ) + λ) c,    b ← μ b.
+
+This is MAGIC (Ilyas and Engstrom 2025, "MAGIC: Near-optimal data attribution for deep learning"); to replay states in
+place of keeping them all: Engstrom et al. 2025, "Optimizing ML training with metagradient descent".
+
+All targets go backwards together: the vector-Jacobian products of g with respect to (θ, w) are both the Hessian-vector
+products and the losses' derivatives along all c. The states are replayed from √steps kept ones, √steps at a time.
+
+With ReLUs the gradient jumps where an activation crosses zero, and so do the final margins as functions of w. The
+derivative is that of the smooth pieces: it knows nothing of the jumps, which are a large part of what leaving examples
+out does. With `kinks` h, derivatives (not the replayed states) are taken as if each ReLU were a softplus that is rounded
+over h times the root mean square of its inputs in the batch: the jumps that are near then count by their mean.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import gradients, memory
+from bench.errors import BenchError
+from bench.train import cpu_threads, one_torch_thread
+
+if TYPE_CHECKING:
+    from bench.models import Flat
+    from bench.recipes import Output, Recipe
+    from bench.train import TrainingRun
+
+_MAX_BYTES = 2**30
+_VECTORS = 8  # of n_parameters numbers that a target takes: adjoints, directions, products and what makes them
+_LAYERS = 12  # the same of a batch's activations
+
+
+class Replay:
+    """A training that has been run, and can be walked through backwards.
+
+    Args:
+        flat: the model.
+        recipe: plain SGD (`Recipe.not_plain`).
+        run: initial state, batches and rates.
+        train: all training examples and their labels.
+        dtype: to compute in.
+        weights: of the examples, `[n_train]`; all 1 by default.
+        kinks: over what share of their inputs' size ReLUs are rounded for derivatives; 0 gives exact ones.
+
+    Attributes:
+        end: the final parameters `[n_parameters]`; batch: examples a step.
+    """
+
+    def __init__(
+        self,
+        flat: Flat,
+        recipe: Recipe,
+        run: TrainingRun,
+        train: tuple[Tensor, Tensor],
+        dtype: torch.dtype = torch.float32,
+        weights: Tensor | None = None,
+        kinks: float = 0.0,
+    ) -> None:
+        self.flat, self.recipe, self.rates = flat, recipe, run.rates.tolist()
+        self.x, self.y = train[0].to(dtype), train[1]
+        self._order = torch.from_numpy(run.order).to(self.y.device)
+        self.batch = run.order.shape[1]
+        self._rounded = _rounded(flat, kinks) if kinks else flat
+        self.weights = self.x.new_ones(len(self.y)) if weights is None else weights.to(self.x)
+        self._stride = math.isqrt(len(self.rates) - 1) + 1
+        self._kept: list[tuple[Tensor, Tensor]] = []  # θ and v before the steps 0, stride, 2 stride, …
+        theta = run.start.to(dtype)
+        v = torch.zeros_like(theta)
+        for step in range(len(self.rates)):
+            if step % self._stride == 0:
+                self._kept.append((theta, v))
+            theta, v = self._after(step, theta, v)
+        self.end = theta
+
+    def twin(self) -> Replay:
+        """The same for another thread: a module must not be called by two at once, since each puts its parameters in."""
+        twin = copy.copy(self)
+        twin.flat, twin._rounded = copy.deepcopy((self.flat, self._rounded))
+        return twin
+
+    def _slope(self, flat: Flat, step: int, theta: Tensor, weights: Tensor) -> Tensor:
+        """g of the batch of `step` with its examples' weights `[batch]`."""
+        x, y = self.x[self._order[step]], self.y[self._order[step]]
+
+        def loss(vector: Tensor) -> Tensor:
+            logits = flat(vector, x)
+            each = F.cross_entropy(logits, y, reduction="none", label_smoothing=self.recipe.label_smoothing)
+            return each @ weights / self.batch
+
+        slope: Tensor = torch.func.grad(loss)(theta)
+        return slope
+
+    def _after(self, step: int, theta: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """θ' and v'."""
+        recipe = self.recipe
+        slope = self._slope(self.flat, step, theta, self.weights[self._order[step]]) + recipe.weight_decay * theta
+        v = recipe.momentum * v + slope
+        move = slope + recipe.momentum * v if recipe.optimiser == "nesterov" else v
+        return theta - self.rates[step] * move, v
+
+    def _backwards(self) -> Iterator[tuple[int, Tensor]]:
+        """Every step, last first, with the parameters before it."""
+        for number in reversed(range(len(self._kept))):
+            first = number * self._stride
+            (theta, v), segment = self._kept[number], []
+            for step in range(first, min(first + self._stride, len(self.rates))):
+                segment.append(theta)
+                theta, v = self._after(step, theta, v)
+            while segment:
+                yield first + len(segment) - 1, segment.pop()
+
+    def by_weights(self, a: Tensor) -> Tensor:
+        """Derivatives `[n, n_train]`, with respect to the weights, of what has the gradients `a` at the end.
+
+        Args:
+            a: `[n, n_parameters]`; overwritten.
+        """
+        recipe = self.recipe
+        b, made = torch.zeros_like(a), a.new_zeros(len(a), len(self.y))
+        for step, theta in self._backwards():
+            rate, c = self.rates[step], b
+            if recipe.optimiser == "nesterov":
+                b.sub_(a, alpha=rate * recipe.momentum)
+                c = b.sub(a, alpha=rate)
+            else:
+                b.sub_(a, alpha=rate)
+            batch = self._order[step]
+            _, pull = torch.func.vjp(partial(self._slope, self._rounded, step), theta, self.weights[batch])
+            curved, slopes = torch.func.vmap(pull)(c)
+            made.index_add_(1, batch, slopes)
+            a.add_(curved).add_(c, alpha=recipe.weight_decay)
+            b.mul_(recipe.momentum)
+        return made
+
+
+class _Softplus(nn.Module):
+    """ReLU, rounded over `width` times the root mean square of its inputs."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = self.width * x.detach().square().mean().sqrt() + torch.finfo(x.dtype).tiny
+        return torch.relu(x) + size * torch.exp(-x.abs() / size).log1p()
+
+
+def _rounded(flat: Flat, width: float) -> Flat:
+    flat = copy.deepcopy(flat)
+    for parent in list(flat.module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.ReLU):
+                setattr(parent, name, _Softplus(width))
+    return flat
+
+
+def margins_by_weights(
+    replay: Replay,
+    test: tuple[Tensor, Tensor],
+    output: Output = "logsumexp",
+    *,
+    max_bytes: int = _MAX_BYTES,
+    note: Callable[[str], None] = lambda _: None,
+) -> Tensor:
+    """Derivative of every target's final margin with respect to every training example's weight.
+
+    On a CPU each thread takes targets of its own. Where memory runs out, half as many targets go at once.
+
+    Args:
+        replay: the training.
+        test: targets and their labels.
+        output: which margin.
+        max_bytes: about what the targets that go at once may hold.
+        note: told how many go at once where memory ran out.
+
+    Returns:
+        `[n_train, n_targets]`, in the replay's dtype, on its device.
+
+    Raises:
+        BenchError: there is not even memory for one target.
+    """
+    end, (x, y) = replay.end, test
+    x = x.to(end.dtype)
+    made = end.new_empty(len(replay.y), len(y))
+    on_cpu = end.device.type == "cpu"
+    threads = cpu_threads() if on_cpu else 1
+    with torch.no_grad():
+        n_classes = replay.flat(end, x[:1]).shape[1]
+    activations = replay.batch * replay.recipe.architecture.activations(tuple(x.shape[1:]), n_classes)
+    each = end.element_size() * (_VECTORS * len(end) + _LAYERS * activations + len(made))
+    most = max(1, min(-(-len(y) // threads), max_bytes // (threads * each)))
+
+    def some(first: int) -> None:
+        at, size, mine = first, most, replay.twin()
+        while at < min(first + most, len(y)):
+            part = slice(at, min(at + size, first + most, len(y)))
+            try:
+                a = gradients.stacked(mine.flat, end, x[part], y[part], "margin", output)
+                made[:, part] = mine.by_weights(a).T
+                at = part.stop
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not memory.ran_out(error):
+                    raise
+                if size == 1:
+                    raise BenchError(f"not enough memory on {end.device} for the metagradient of one target") from error
+            a = None
+            memory.release()  # here, where the error holds no tensors any more
+            size //= 2
+            note(f"memory ran out: {size} targets at once in place of {2 * size}")
+
+    with one_torch_thread() if on_cpu else nullcontext(), ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(some, range(0, len(y), most)):
+            pass
+    return made
