@@ -79,7 +79,6 @@ def _attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float 
         one = Analysis(task, model, strategy, f"{strategy}-{number}")
         if damping == "tune":
             damping, scores = task.choose((d, one.scores(d * one.mean_eigenvalue)) for d in DAMPINGS)
-            task.note(f"damping {damping:g} was best on the tune rows, at the first checkpoint")
         elif damping == "library":
             scores = one.scores(ScoreArguments().damping_factor)
         else:

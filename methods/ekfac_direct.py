@@ -4,7 +4,8 @@ George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-
 (2023), "Studying large language model generalization with influence functions". `damping` is relative to the mean
 eigenvalue of each layer, and comes on top of the recipe's weight decay; `tune` takes the best of DAMPINGS by LDS on the
 tune rows, at the mean over all checkpoints. `fisher` takes the expectation over all classes (`exact`, a backward pass
-each) or one drawn label per example (`sampled`, as the package of `ekfac` does).
+each) or one drawn label per example (`sampled`, as the package of `ekfac` does). `trained_on` is what the checkpoints
+have seen: `all` examples, or each a random one of `subsets` of the size of those that judge.
 """
 
 from typing import Literal
@@ -15,13 +16,13 @@ from numpy.typing import NDArray
 
 from bench.kfac import EKFAC
 from bench.methods import Method, Needs
-from bench.task import Task
+from bench.task import Task, TrainedOn
 
 DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
 
 
 class DirectEKFAC(Method):
-    variants = ({}, {"damping": "tune"})
+    variants = ({}, {"damping": "tune"}, {"damping": "tune", "trained_on": "subsets"})
     citation = (
         'George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis"; '
         'Grosse et al. (2023), "Studying large language model generalization with influence functions"'
@@ -33,8 +34,9 @@ class DirectEKFAC(Method):
         checkpoints: int = 3,
         damping: float | Literal["tune"] = 0.1,
         fisher: Literal["exact", "sampled"] = "exact",
+        trained_on: TrainedOn = "all",
     ) -> None:
-        self.checkpoints, self.damping, self.fisher = checkpoints, damping, fisher
+        self.checkpoints, self.damping, self.fisher, self.trained_on = checkpoints, damping, fisher, trained_on
 
     @property
     def needs(self) -> Needs:
@@ -45,7 +47,7 @@ class DirectEKFAC(Method):
         levels = DAMPINGS if self.damping == "tune" else (self.damping,)
         generator = torch.Generator(task.device).manual_seed(task.seed)
         total = [np.zeros((task.data.n_train, task.data.n_targets), np.float32) for _ in levels]
-        for vector in task.checkpoint_vectors(self.checkpoints):
+        for vector in task.checkpoint_vectors(self.checkpoints, self.trained_on):
             one = EKFAC(
                 task.flat(),
                 vector,
@@ -61,6 +63,4 @@ class DirectEKFAC(Method):
             task.note(f"{left_out:,} parameters of other than linear and convolutional layers are left out")
         if self.damping != "tune":
             return total[0]
-        damping, best = task.choose(zip(levels, total, strict=True))
-        task.note(f"damping {damping:g} was best on the tune rows")
-        return best
+        return task.choose(zip(levels, total, strict=True))[1]

@@ -22,7 +22,7 @@ from bench.models import Flat, build
 from bench.networks import Mirrored
 from bench.progress import Progress
 from bench.subsets import Plan
-from bench.task import Task
+from bench.task import Task, TrainedOn
 from bench.workbench import Bench
 
 Array = NDArray[np.float64]
@@ -206,12 +206,13 @@ def _task(bench: Bench, spec: str) -> Task:
     return bench.task(methods.chosen([spec])[0], folder)
 
 
-def test_the_method_is_the_mean_over_checkpoints(small: Bench) -> None:
-    (one,) = methods.chosen(["ekfac-direct:checkpoints=2,damping=0.3"])
+@pytest.mark.parametrize("trained_on", ["all", "subsets"])
+def test_the_method_is_the_mean_over_checkpoints(trained_on: TrainedOn, small: Bench) -> None:
+    (one,) = methods.chosen([f"ekfac-direct:checkpoints=2,damping=0.3,trained_on={trained_on}"])
     found = small.attribute(one)
     task = _task(small, "ekfac-direct")
     expected = np.zeros_like(found.scores)
-    for vector in task.checkpoint_vectors(2):
+    for vector in task.checkpoint_vectors(2, trained_on):
         part = EKFAC(task.flat(), vector, task.inputs("train"))
         damping = part.damping(0.3) + small.setting.recipe.weight_decay
         expected += part.scores(task.inputs("test"), "logsumexp", [damping])[0].numpy() / 2
@@ -230,7 +231,7 @@ def test_tuning_takes_the_best_on_the_tune_rows_at_all_checkpoints(small: Bench)
         candidates[level] = small.attribute(fixed).scores
     best = max(candidates, key=lambda level: tune.score(candidates[level]).mean)
     np.testing.assert_allclose(found.scores, candidates[best], rtol=1e-5, atol=1e-7)
-    assert found.notes == [f"damping {best:g} was best on the tune rows"]
+    assert [(search.what, search.chosen) for search in found.searches] == [("damping", f"{best:g}")]
 
 
 def test_parameters_that_are_left_out_are_counted(tmp_path: Path, toy: Setting, quiet: Progress) -> None:
@@ -287,9 +288,7 @@ def test_through_kronfluence(strategy: str, small: Bench, monkeypatch: pytest.Mo
     judge = Judge.of(small.truth.rows(small.access.eval), 2)
     assert judge.score(first.scores).mean > 0.3
     assert judge.score(second.scores).mean > 0.1
-    (note,) = first.notes
-    level = float(note.split()[1])
-    assert note == f"damping {level:g} was best on the tune rows, at the first checkpoint"
+    level = first.searches[0].chosen
     again = small.attribute(methods.chosen([f"{strategy}:checkpoints=1,damping={level}"])[0])
     np.testing.assert_allclose(again.scores, first.scores, rtol=1e-5, atol=1e-7)
     assert first.cost.disk_bytes > first.scores.nbytes
