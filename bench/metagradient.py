@@ -1,6 +1,6 @@
-"""Metagradients: exact derivatives of a training's final margins with respect to the weight of every training example.
+"""Metagradients: exact derivatives of a training's final margins with respect to the training examples' weights.
 
-A run of plain SGD is a function of the examples' weights w: with the batch B, the state (θ, v) and the rate η of a step,
+A run of plain SGD is a function of the weights w: with the batch B, the state (θ, v) and the learning rate η of a step,
 
     g = (1/|B|) Σ_{i ∈ B} w_i ∇ℓ_i(θ),    s = g + λ θ,    v' = μ v + s,    θ' = θ − η v',
 
@@ -18,8 +18,8 @@ products and the losses' derivatives along all c. The states are replayed from �
 
 With ReLUs the gradient jumps where an activation crosses zero, and so do the final margins as functions of w. The
 derivative is that of the smooth pieces: it knows nothing of the jumps, which are a large part of what leaving examples
-out does. With `kinks` h, derivatives (not the replayed states) are taken as if each ReLU were a softplus that is rounded
-over h times the root mean square of its inputs in the batch: the jumps that are near then count by their mean.
+out does. With `kinks` h, derivatives (not the replayed states) are taken as if each ReLU were a softplus, rounded over
+h times the root mean square of its inputs in the batch: the jumps that are near then count by their mean.
 """
 
 from __future__ import annotations
@@ -93,19 +93,20 @@ class Replay:
         self.end = theta
 
     def twin(self) -> Replay:
-        """The same for another thread: a module must not be called by two at once, since each puts its parameters in."""
+        """The same for another thread: two must not call one module, since each puts its own parameters in."""
         twin = copy.copy(self)
         twin.flat, twin._rounded = copy.deepcopy((self.flat, self._rounded))
         return twin
 
     def _slope(self, flat: Flat, step: int, theta: Tensor, weights: Tensor) -> Tensor:
-        """g of the batch of `step` with its examples' weights `[batch]`."""
+        """The gradient g of `step` at `theta`, with the weights `[batch]` of its examples."""
         x, y = self.x[self._order[step]], self.y[self._order[step]]
 
         def loss(vector: Tensor) -> Tensor:
             logits = flat(vector, x)
             each = F.cross_entropy(logits, y, reduction="none", label_smoothing=self.recipe.label_smoothing)
-            return each @ weights / self.batch
+            mean: Tensor = each @ weights / self.batch
+            return mean
 
         slope: Tensor = torch.func.grad(loss)(theta)
         return slope
@@ -145,7 +146,7 @@ class Replay:
             else:
                 b.sub_(a, alpha=rate)
             batch = self._order[step]
-            _, pull = torch.func.vjp(partial(self._slope, self._rounded, step), theta, self.weights[batch])
+            pull = torch.func.vjp(partial(self._slope, self._rounded, step), theta, self.weights[batch])[1]
             curved, slopes = torch.func.vmap(pull)(c)
             made.index_add_(1, batch, slopes)
             a.add_(curved).add_(c, alpha=recipe.weight_decay)
@@ -215,8 +216,7 @@ def margins_by_weights(
         while at < min(first + most, len(y)):
             part = slice(at, min(at + size, first + most, len(y)))
             try:
-                a = gradients.stacked(mine.flat, end, x[part], y[part], "margin", output)
-                made[:, part] = mine.by_weights(a).T
+                made[:, part] = mine.by_weights(gradients.stacked(mine.flat, end, x[part], y[part], "margin", output)).T
                 at = part.stop
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -224,7 +224,6 @@ def margins_by_weights(
                     raise
                 if size == 1:
                     raise BenchError(f"not enough memory on {end.device} for the metagradient of one target") from error
-            a = None
             memory.release()  # here, where the error holds no tensors any more
             size //= 2
             note(f"memory ran out: {size} targets at once in place of {2 * size}")

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
-from bench.methods import Method, Needs
 from bench.metagradient import Replay, margins_by_weights
+from bench.methods import Method, Needs
 from bench.task import Task
 
-KINKS = (0.0, 0.01, 0.03, 0.1)
+KINKS = (0.0, 0.02, 0.05)
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
 FAR = 0.01  # a replay's end from the checkpoint
 
