@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
+from bench.contract import cli as contract
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
@@ -216,6 +218,7 @@ def attribute(given: argparse.Namespace) -> int:
     with _results_only():
         from bench import runner
         from bench.score_files import extra_path
+        from bench.tables import tuning
 
         made = runner.attribute(
             given.setting,
@@ -227,7 +230,7 @@ def attribute(given: argparse.Namespace) -> int:
             given.quiet,
             given.allow_modified_data,
         )
-    for note in made.notes:
+    for note in [*map(tuning.said, made.searches), *made.notes]:
         print(note, file=sys.stderr)
     print(f"{out}: {made.cost.seconds:.1f} s, {made.cost.models} models")
     if made.extra:
@@ -304,28 +307,6 @@ def report(given: argparse.Namespace) -> int:
     return 0
 
 
-def list_(given: argparse.Namespace) -> int:
-    """What there is."""
-    from bench import datasets, methods
-
-    found: dict[str, dict[str, str]] = {}
-    if given.what != "datasets":
-        found["methods"] = methods.names()
-    if given.what != "methods":
-        found["datasets"] = datasets.settings()
-    if given.json:
-        import json  # msgspec is not loaded yet, and need not be
-
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return 0
-    width = max((len(name) for part in found.values() for name in part), default=0)
-    for title, part in found.items():
-        print("methods" if title == "methods" else "settings")
-        for name, summary in part.items():
-            print(f"  {name:<{width}}  {summary}")
-    return 0
-
-
 def recipe(given: argparse.Namespace) -> int:
     """How a setting's models are trained."""
     from dataclasses import replace
@@ -388,7 +369,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": comparing.compare,
     "check": comparing.check,
     "report": report,
-    "list": list_,
+    "list": contract.list_,
     "recipe": recipe,
     "verify": verify,
     "import": interop.run,
@@ -396,6 +377,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "push": sharing.push,
     "pull": sharing.pull,
     "memorization": memorization_cli.run,
+    "removal": removal.run,
     "table": tables.table,
     "schema": tables.schema,
+    "check-method": contract.check_method,
 }

@@ -116,10 +116,6 @@ class Imported(msgspec.Struct, frozen=True):
         """What every result of the store must show."""
         return [LEAK] if self.leak else []
 
-    def n_of(self, name: str) -> int:
-        """Examples that the last axis of an array is about: targets, or training examples."""
-        return self.n_train if name.startswith("train_") else self.n_targets
-
     @property
     def spans(self) -> str:
         """The roles of the rows, in words."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from bench import atomic, baselines, datasets, hashing, launch, methods, results
+from bench import atomic, baselines, datasets, hashing, launch, methods, precomputed, results
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from bench.datasets import Data, Setting
 
 
-_SAID_APART = {"setting", "methods", "keep", "data_dir", "out", "quiet", "debug"}
+_OF_FILES = ("scores", "orientation", "sign")
+_SAID_APART = {"setting", "methods", "keep", "data_dir", "out", "quiet", "debug", *_OF_FILES}
 _LISTS: dict[str, Any] = {"methods": str | list[str], "keep": list[Extra]}
+_LISTS |= dict.fromkeys(_OF_FILES, str | list[str])
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Options:
     keep: Sequence[Extra] = ()
     allow_empty_classes: bool = False
     judge_only: bool = False
+    scores: Sequence[str] = ()
+    orientation: Sequence[str] = ()
+    sign: Sequence[str] = ()
     protocol: Protocol = "expectation"
 
     def check(self) -> None:
@@ -114,8 +119,8 @@ class Options:
     def command(self) -> str:
         """What to type to get the same again, wherever the results go."""
         words = ["python", "-m", "bench", "run", self.setting]
-        listed = [self.methods] if isinstance(self.methods, str) else self.methods
-        words += [word for name in listed for word in ("--method", name)]
+        words += [word for name in _listed(self.methods) for word in ("--method", name)]
+        words += [f"--{flag}={value}" for flag in _OF_FILES for value in _listed(getattr(self, flag))]
         for field_ in fields(Options):
             value = getattr(self, field_.name)
             if field_.name in _SAID_APART or value == field_.default:
@@ -142,6 +147,11 @@ class Options:
         )
 
 
+def _listed(value: Sequence[str]) -> list[str]:
+    """One string is a list of one."""
+    return [value] if isinstance(value, str) else list(value)
+
+
 def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     """Train what is missing of the ground truth, run the methods, score them, write `results/<run>/`.
 
@@ -162,20 +172,22 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         known = [f.name for f in fields(Options)]
         unknown = next((name for name in settings if name not in known), "")
         raise BenchError(f"bench.run has no option {unknown!r}{nearest(unknown, known)}") from error
-    specs = [options.methods] if isinstance(options.methods, str) else list(options.methods)
+    specs = _listed(options.methods)
     methods.check(specs)
+    files = precomputed.chosen(_listed(options.scores), _listed(options.orientation), _listed(options.sign))
     setting = datasets.setting(options.setting)
     plan = options.plan
     shown = options.folder(setting)
     folder = shown.absolute()  # a method may change the working directory
     store = folder / "ground-truth"
     with Guard(store):  # a plug-in may open files when it is imported or built
-        picked = methods.chosen(specs)
+        picked = methods.distinct([*methods.chosen(specs), *files])
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
     data = load(setting, options.data_dir, options.allow_modified_data)
     if stamped := stamp(data.origin):
         progress.say(stamped)
+    precomputed.check_shapes(files, data.n_train, data.n_targets)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -275,7 +287,8 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
         params=parameters,
         status="ok",
         notes=made.notes,
-        cost=made.cost,
+        searches=made.searches,
+        cost=None if isinstance(one.method, precomputed.Precomputed) else made.cost,
         scores=str(path.relative_to(bench.folder)),
         extra=str(extra_path(path).relative_to(bench.folder)) if made.extra else None,
     )

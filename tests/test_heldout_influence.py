@@ -3,6 +3,10 @@
 import json
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,7 +142,25 @@ def objects(path: Path) -> None:
     np.savez(path, **content)
 
 
-FAULTS = {
+def torn_header(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b",), }", b",  }") if name == "index_test.npy" else content)
+
+
+def huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(2**32 + 1)
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (unlink, "5/aux_arrays.npz is missing"),
     "empty": (rewrite(b""), "5/aux_arrays.npz is empty (0 bytes)"),
     "text": (rewrite(b"no archive at all"), "5/aux_arrays.npz"),
@@ -146,6 +168,9 @@ FAULTS = {
     "objects": (objects, "5/aux_arrays.npz holds Python objects"),
     "cut": (cut, "5/aux_arrays.npz is torn"),
     "loop": (loop, "5/aux_arrays.npz cannot be read"),
+    "header": (torn_header, "5/aux_arrays.npz is torn"),
+    "huge": (huge, "5/aux_arrays.npz has 4,294,967,297 bytes, more than any run"),
+    "pipe": (pipe, "5/aux_arrays.npz is no file"),
     "key": (spoil(lambda c: c.pop("subsample_idx")), "lacks subsample_idx"),
     "out of range": (spoil(lambda c: c["index_train"].__setitem__(0, N)), f"has {N} in index_train"),
     "negative": (spoil(lambda c: c["index_removed"].__setitem__(0, -1)), "has -1 in index_removed"),
@@ -198,31 +223,66 @@ def test_numbers_left_out_are_missing_runs(main: Main, tmp_path: Path) -> None:
     assert main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")[0] == 0
 
 
-def test_an_interrupted_import_goes_on(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED = """
+import os, signal, sys
+from bench.cli import main
+from bench.interop import heldout_import, heldout_runs
+
+read, heldout_import._BLOCK = heldout_runs.read, 4
+
+def until_ten(path, ratio):
+    if path.parent.name == "10":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read(path, ratio)
+
+heldout_runs.read = until_ten
+main(["import", "heldout-influence", "e", "store", "--quiet"])
+"""
+
+
+def test_a_killed_import_goes_on_where_it_was(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.interop import heldout_import, heldout_runs
 
-    experiment(tmp_path / "e")
+    experiment(tmp_path / "e", m=15)
+    path = os.pathsep.join([str(Path(heldout_import.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    ended = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path})
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "store").exists()
+
     monkeypatch.setattr(heldout_import, "_BLOCK", 4)
     read, seen = heldout_runs.read, []
 
-    def counted(path: Path, *others: Any) -> Any:
-        seen.append(path.parent.name)
-        if len(seen) == 6:
-            raise KeyboardInterrupt
-        return read(path, *others)
+    def noted(path: Path, ratio: float) -> Any:
+        seen.append(int(path.parent.name))
+        return read(path, ratio)
 
-    monkeypatch.setattr(heldout_runs, "read", counted)
-    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 130
-    assert not (tmp_path / "store").exists()
-    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
-    assert seen[6:] == [str(k) for k in range(4, 12)]
-    first = GroundTruth.open(tmp_path / "store")
-    monkeypatch.setattr(heldout_runs, "read", read)
+    monkeypatch.setattr(heldout_runs, "read", noted)
+    code, _, error = main("import", "heldout-influence", "e", "store")
+    assert code == 0
+    assert "8 of 15 runs were read before" in error
+    assert sorted(seen) == [*range(8, 15)]
+    assert not (tmp_path / "store.importing").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     assert main("import", "heldout-influence", "e", "again", "--quiet")[0] == 0
-    assert first.imported is not None
-    second = GroundTruth.open(tmp_path / "again").imported
+    assert Path("store/masks.npy").read_bytes() == Path("again/masks.npy").read_bytes()
+    first, second = (GroundTruth.open(name).imported for name in ("store", "again"))
+    assert first is not None
     assert second is not None
-    assert second.key == first.imported.key
+    assert (first.key, first.checksums) == (second.key, second.checksums)
+
+
+def test_what_was_kept_of_an_import_is_not_believed_when_torn(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    assert main("import", "heldout-influence", "e", "store", "--quiet", "--eval-rows", "last:99")[0] == 2
+    (kept,) = (tmp_path / "store.importing").glob("*.npz")
+    content = kept.read_bytes()
+    at = content.index(b"\x93NUMPY") + 130  # in the masks, behind their header
+    kept.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")
+    assert (code, "is torn" in error, error.count("\n")) == (2, True, 1)
+    kept.write_bytes(content[:200])
+    assert main("import", "heldout-influence", "e", "store", "--quiet")[0] == 0
 
 
 def test_a_run_that_changed_is_read_anew(main: Main, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from bench import memorization
 from bench.errors import InputError
+from bench.kernels.sums import masked_sums
+from bench.rows import RowView
 
 Array = NDArray[Any]
 Main = Callable[..., Any]
@@ -53,6 +55,30 @@ def test_influence_is_its_definition(problem: tuple[Array, Array]) -> None:
     for small in memorization.influence_slabs(masks, outputs, slab_bytes=1):
         np.testing.assert_allclose(small.influence, values[small.train], atol=1e-6 * scale)
         assert small.train.stop - small.train.start == 1
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 8 * 40 * 33, memorization._CHUNK_BYTES])
+def test_margins_by_chunks_of_runs(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    """Of any length, of float16 far from zero, read from disk by rows that are no neighbours."""
+    rng = np.random.default_rng(3)
+    masks, outputs = rng.random((150, 40)) < 0.5, (100 + rng.standard_normal((150, 90))).astype(np.float16)
+    masks[:, 0], masks[:, 1] = True, False
+    rows = np.sort(rng.choice(150, 101, replace=False))
+    monkeypatch.setattr(memorization, "_CHUNK_BYTES", chunk_bytes)
+    found = memorization.influence(RowView(masks, rows), RowView(outputs, rows))
+    for one, expected in zip(found, direct(masks[rows], outputs[rows]), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
+        assert np.isnan(one[:2]).all()
+
+
+def test_masked_sums_are_products() -> None:
+    rng = np.random.default_rng(4)
+    kept, values = rng.random((64, 7)) < 0.5, rng.standard_normal((64, 5))
+    found = np.ones((7, 5))
+    masked_sums(np.packbits(kept, axis=0, bitorder="little"), values, 1, 4, found)
+    expected = np.ones((7, 5))
+    expected[:, 1:4] += kept.T.astype(float) @ values[:, 1:4]
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.uint8])

@@ -1,0 +1,30 @@
+"""GradCos: minus the cosine of a training loss gradient and a target's margin gradient, mean over checkpoints.
+
+Charpiat et al. (2019), "Input similarity from the neural network perspective".
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.gradient_products import products
+from bench.methods import Method, Needs
+from bench.task import Task
+
+
+class GradCos(Method):
+    citation = 'Charpiat, Girard, Felardos and Tarabalka (2019), "Input similarity from the neural network perspective"'
+    growth = "checkpoints × n_train × n_targets × parameters"
+
+    def __init__(self, checkpoints: int = 5) -> None:
+        self.checkpoints = checkpoints
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(checkpoints=self.checkpoints)
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
+        for vector in task.checkpoint_vectors(self.checkpoints):
+            made = products(task, vector, cosine=True)
+            scores -= made.cpu().numpy() / self.checkpoints
+        return scores
