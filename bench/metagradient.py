@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import gradients, memory
-from bench.errors import BenchError
+from bench import halving
+from bench.outputs import margins
 from bench.train import cpu_threads, one_torch_thread
 
 if TYPE_CHECKING:
@@ -175,30 +175,31 @@ def _rounded(flat: Flat, width: float) -> Flat:
     return flat
 
 
+def _at_the_end(replay: Replay, x: Tensor, y: Tensor, output: Output) -> Tensor:
+    """Gradients `[n, n_parameters]` of the final margins of `x`, in the replay's dtype."""
+
+    def margin(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return margins(replay.flat(theta, x.unsqueeze(0)), y.unsqueeze(0), output).squeeze(0)
+
+    made: Tensor = torch.func.vmap(torch.func.grad(margin), in_dims=(None, 0, 0))(replay.end, x, y)
+    return made
+
+
 def margins_by_weights(
-    replay: Replay,
-    test: tuple[Tensor, Tensor],
-    output: Output = "logsumexp",
-    *,
-    max_bytes: int = _MAX_BYTES,
-    note: Callable[[str], None] = lambda _: None,
+    replay: Replay, test: tuple[Tensor, Tensor], output: Output = "logsumexp", *, max_bytes: int = _MAX_BYTES
 ) -> Tensor:
     """Derivative of every target's final margin with respect to every training example's weight.
 
-    On a CPU each thread takes targets of its own. Where memory runs out, half as many targets go at once.
+    On a CPU each thread takes targets of its own. Where memory runs out, fewer go at once (`bench.halving`).
 
     Args:
         replay: the training.
         test: targets and their labels.
         output: which margin.
         max_bytes: about what the targets that go at once may hold.
-        note: told how many go at once where memory ran out.
 
     Returns:
         `[n_train, n_targets]`, in the replay's dtype, on its device.
-
-    Raises:
-        BenchError: there is not even memory for one target.
     """
     end, (x, y) = replay.end, test
     x = x.to(end.dtype)
@@ -209,26 +210,19 @@ def margins_by_weights(
         n_classes = replay.flat(end, x[:1]).shape[1]
     activations = replay.batch * replay.recipe.architecture.activations(tuple(x.shape[1:]), n_classes)
     each = end.element_size() * (_VECTORS * len(end) + _LAYERS * activations + len(made))
-    most = max(1, min(-(-len(y) // threads), max_bytes // (threads * each)))
+    share = -(-len(y) // threads)
+    most = max(1, min(share, max_bytes // (threads * each)))
 
     def some(first: int) -> None:
-        at, size, mine = first, most, replay.twin()
-        while at < min(first + most, len(y)):
-            part = slice(at, min(at + size, first + most, len(y)))
-            try:
-                made[:, part] = mine.by_weights(gradients.stacked(mine.flat, end, x[part], y[part], "margin", output)).T
-                at = part.stop
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not memory.ran_out(error):
-                    raise
-                if size == 1:
-                    raise BenchError(f"not enough memory on {end.device} for the metagradient of one target") from error
-            memory.release()  # here, where the error holds no tensors any more
-            size //= 2
-            note(f"memory ran out: {size} targets at once in place of {2 * size}")
+        mine, its_x, its_y = replay.twin(), x[first : first + share], y[first : first + share]
+
+        def derivatives(part: slice) -> Tensor:
+            return mine.by_weights(_at_the_end(mine, its_x[part], its_y[part], output))
+
+        for part, found in halving.each(derivatives, len(its_y), most, "targets"):
+            made[:, first + part.start : first + part.stop] = found.T
 
     with one_torch_thread() if on_cpu else nullcontext(), ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(some, range(0, len(y), most)):
+        for _ in pool.map(some, range(0, len(y), share)):
             pass
     return made
