@@ -109,7 +109,8 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="a method, the path of its file, or all; may be given again (all: every one; default: the quick ones)",
+        help="a method, the path of its file, or all; may be given again (default: the quick ones, which bench list "
+        "does not mark)",
     )
     made.add_argument(
         "--scores",

@@ -78,26 +78,29 @@ def own(masks: Any, train_outputs: Any) -> Own:
     m, n = _sizes(masks, train_outputs, "train_outputs")
     if train_outputs.shape[1] != n:
         raise InputError(f"train_outputs has {train_outputs.shape[1]} columns and masks {n}; both count train examples")
-    n_with, shift = np.zeros(n, np.int64), np.zeros(n)
-    sums, squares = np.zeros((2, n)), np.zeros((2, n))
-    for start, kept, values in _chunks(masks, train_outputs, m):
-        if start == 0:
-            shift = values[0].copy()  # sums of squares about it keep their digits
-        values -= shift
-        n_with += kept.sum(axis=0)
+    count, mean, squares = np.zeros((2, n), np.int64), np.zeros((2, n)), np.zeros((2, n))
+    for _, kept, values in _chunks(masks, train_outputs, m):
         for side, where in enumerate((kept, ~kept)):
-            part = np.where(where, values, 0.0)
-            sums[side] += part.sum(axis=0)
-            squares[side] += np.square(part).sum(axis=0)
-    n_without = m - n_with
-    mean, variance = _moments(np.stack([n_with, n_without]), sums, squares)
+            # Each chunk about its own means, then put together (Chan, Golub and LeVeque 1983): what a run of an odd
+            # size adds to one side must not cost the other its digits.
+            more = where.sum(axis=0)
+            own_mean = np.where(where, values, 0.0).sum(axis=0) / np.maximum(more, 1)
+            own_squares = np.square(np.where(where, values - own_mean, 0.0)).sum(axis=0)
+            total = np.maximum(count[side] + more, 1)
+            step = own_mean - mean[side]
+            mean[side] += step * more / total
+            squares[side] += own_squares + np.square(step) * count[side] * more / total
+            count[side] += more
+    with np.errstate(all="ignore"):
+        mean[count == 0] = np.nan
+        variance = np.where(count > 1, squares / (count - 1) / count, np.nan)
     return Own(
         memorization=(mean[0] - mean[1]).astype(np.float32),
         memorization_stderr=np.sqrt(variance[0] + variance[1]).astype(np.float32),
-        consistency=(mean[1] + shift).astype(np.float32),
+        consistency=mean[1].astype(np.float32),
         consistency_stderr=np.sqrt(variance[1]).astype(np.float32),
-        n_with=n_with,
-        n_without=n_without,
+        n_with=count[0],
+        n_without=count[1],
     )
 
 

@@ -113,6 +113,22 @@ def test_own(real: bool) -> None:
     assert np.isfinite(found.memorization[5])
 
 
+@pytest.mark.parametrize("chunk", [None, 7 * 8 * 12])
+@pytest.mark.parametrize("size", [1.0, 1e8])
+def test_an_odd_first_run_costs_the_others_no_digits(size: float, chunk: int | None, monkeypatch: Any) -> None:
+    if chunk is not None:
+        monkeypatch.setattr(memorization, "_CHUNK_BYTES", chunk)
+    rng = np.random.default_rng(4)
+    masks = rng.random((60, 12)) < 0.7
+    outputs = rng.standard_normal((60, 12))
+    masks[0], outputs[0] = True, size
+    found = memorization.own(masks, outputs)
+    for i in range(12):
+        others = outputs[~masks[:, i], i]
+        assert found.consistency[i] == pytest.approx(others.mean(), abs=1e-6)
+        assert found.consistency_stderr[i] == pytest.approx(others.std(ddof=1) / len(others) ** 0.5, abs=1e-6)
+
+
 def test_standard_errors_are_those_of_the_estimates() -> None:
     """Over many benchmarks drawn alike, estimates scatter as their standard errors say."""
     rng = np.random.default_rng(2)

@@ -26,8 +26,13 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:  # noqa: ARG001
 
 def import_(given: argparse.Namespace) -> list[str]:
     """Make a store; gives what to print."""
+    from bench.errors import InputError
     from bench.interop import kronfluence, reading, store_import
 
     store_import.target(given.dest)
     source = reading.folder(Path(given.source), "the folder of masks and outputs")
+    if (source / "_completed.npy").exists():
+        raise InputError(
+            f"{source} has a _completed.npy, so some of its rows may be of no model: use bench import datamodels-store"
+        )
     return store_import.import_(given, NAME, kronfluence.truth(source, _OUTPUTS, _ENDINGS, given.output_is))

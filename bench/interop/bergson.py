@@ -72,7 +72,7 @@ def _scores(folder: Path) -> _Records:
 
     from bench.interop import reading
 
-    info = _json(folder / "info.json")
+    info = reading.json(folder / "info.json")
     if isinstance(info, dict) and info.get("attribute_tokens"):
         raise InputError(f"{folder / 'info.json'} is of scores per token, which are not read: score whole sequences")
     path = reading.present(folder / "scores.bin")
@@ -118,24 +118,13 @@ def _record(path: Path, info: Any) -> tuple[int, int, np.dtype[Any]]:
         raise InputError(f"{path} is no info.json of bergson's score files ({error!r}): get it again") from error
 
 
-def _json(path: Path) -> Any:
-    import msgspec
-
-    from bench.interop import reading
-
-    try:
-        return msgspec.json.decode(reading.present(path).read_bytes())
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is torn or no JSON ({error}): get it again") from error
-
-
 def _masks(source: Path, dest: Path, n_train: int | None) -> list[str]:
     import numpy as np
 
     from bench import atomic
-    from bench.interop import store_import
+    from bench.interop import reading, store_import
 
-    rows = _json(source)
+    rows = reading.json(source)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{source} is no list of lists of example numbers: name a subsets.json of bergson")
     if n_train is None or n_train < 2:

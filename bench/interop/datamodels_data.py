@@ -55,7 +55,7 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
     made.add_argument(
         "--output",
         choices=("max", "logsumexp"),
-        help="margins to have, where they are not the file's: logsumexp margins are made of the logits, with --labels",
+        help="margins to have, where they are not the file's: either kind is made of the logits, with --labels",
     )
     made.add_argument("--labels", metavar="FILE.npy", help="classes of the targets, integers [n_targets]")
     made.add_argument("--copy", action="store_true", help="copy the files instead of linking them")

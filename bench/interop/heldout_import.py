@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -39,16 +40,17 @@ _ARRAYS = ("mask", "train_correct", "correct")
 _THREADS = 8  # more than most have cores: where files are not in memory, disks serve several readers at a time
 _AT_ONCE = 10  # runs that a thread is given; handing over each would take a fifth of the time
 _NAMED = 5  # runs that an error names
+_FEWEST = 3  # runs: one to fit on, and two that judge
 
 
 @dataclass(frozen=True)
 class Part:
-    """One ratio: its folder, the store to make, and its runs by number."""
+    """One ratio: its folder, the store to make, its runs by number, and the gaps among the numbers."""
 
     ratio: float
     store: Path
     folders: list[Path]
-    missing: list[str]
+    missing: list[tuple[int, int]]
 
 
 def run(given: argparse.Namespace) -> list[str]:
@@ -79,7 +81,10 @@ def _make(part: Part, given: argparse.Namespace, progress: Progress) -> list[str
     aside = part.store.absolute().with_name(f"{part.store.name}.importing")
     atomic.writable_folder(aside)
     origin: dict[str, Origin] = {}
-    faults = [f"run {number} is missing" for number in part.missing]
+    faults = [
+        f"run {first} is missing" if first == last else f"runs {first} to {last} are missing"
+        for first, last in part.missing
+    ]
     sizes: tuple[int, int] | None = None
     paths: list[Path] = []
     n_runs = len(part.folders)
@@ -99,11 +104,15 @@ def _make(part: Part, given: argparse.Namespace, progress: Progress) -> list[str
             if told.sizes is not None:
                 sizes = told.sizes
                 paths.append(block.path)
+    if not paths:
+        with suppress(OSError):  # what an earlier import has kept may be there
+            aside.rmdir()
     if faults and not given.skip_torn:
         more = f" (and {len(faults) - _NAMED} more)" if len(faults) > _NAMED else ""
+        kept = f" (what was read is kept in {aside.name})" if paths else ""
         raise InputError(
             f"{part.folders[0].parent if part.folders else part.store}: {'; '.join(faults[:_NAMED])}{more}: get them "
-            "again, or leave them out with --skip-torn"
+            f"again, or leave them out with --skip-torn{kept}"
         )
     if not paths or sizes is None:
         raise InputError(f"{given.source}: no run of ratio {part.ratio:g} can be read")
@@ -145,8 +154,11 @@ class _Block:
         runs: list[Run] = []
         faults: list[str] = []
         origin: dict[str, Origin] = {}
+        every = list(self._runs(pool, ratio))
+        if sizes is None:  # those that most have: an odd first run must not have all others refused
+            sizes = next(iter(Counter(one.sizes for one in every if isinstance(one, Run)).most_common(1)), (None,))[0]
         found: Run | RunError
-        for folder, found in zip(self.folders, self._runs(pool, ratio), strict=True):
+        for folder, found in zip(self.folders, every, strict=True):
             if isinstance(found, Run) and sizes is not None and found.sizes != sizes:
                 n_train, n_targets = found.sizes
                 others = "{} and {}".format(*sizes)
@@ -154,7 +166,6 @@ class _Block:
             if isinstance(found, RunError):
                 faults.append(f"{folder.name}/{FILE} {found}")
                 continue
-            sizes = found.sizes
             runs.append(found)
             origin[f"{ratio:g}/{folder.name}/{FILE}"] = Origin(found.sha256, found.size)
         if not runs:
@@ -195,6 +206,8 @@ def _gather(
 ) -> list[str]:
     n_train, n_targets = sizes
     m = len(origin)
+    if m < _FEWEST:
+        raise InputError(f"{part.folders[0].parent} has {m} readable runs, where 1 to fit on and 2 to judge are needed")
     parts = roles(m, given.eval_rows or f"last:{max(2, m // 5)}", given.tune_rows)
     schema: dict[str, tuple[str, tuple[int, ...]]] = {
         "masks": ("bool", (n_train,)),
@@ -242,7 +255,8 @@ def _gather(
             versions={"ldsbench": bench.__version__, "numpy": np.__version__},
         ).keyed()
         atomic.write_text(folder / "meta.json", meta.text())
-    left_out = f"; {len(faults)} runs are left out (meta.json names them)" if faults else ""
+    gone = len(faults) + sum(last - first for first, last in part.missing)  # of a gap one is counted
+    left_out = f"; {gone} runs are left out (meta.json names them)" if faults else ""
     return [
         f"{part.store}: {m} runs × {n_targets} targets of {meta.title}, alpha {part.ratio:g}, correctness{left_out}",
         f"  rows: {meta.spans}",

@@ -16,6 +16,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,10 @@ def ratios(folder: Path) -> dict[float, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name an experiment's, which holds <subset_ratio>/<run_id>/{FILE}")
-    found = {float(path.name): path for path in sorted(folder.iterdir()) if _is_ratio(path)}
+    found: dict[float, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if _is_ratio(path) and found.setdefault(float(path.name), path) != path:
+            raise InputError(f"{found[float(path.name)]} and {path} are of the same ratio: move one elsewhere")
     if not found and _is_ratio(folder.absolute()) and runs(folder):
         found = {float(folder.absolute().name): folder}
     if not found:
@@ -81,17 +85,24 @@ def _is_ratio(path: Path) -> bool:
 
 
 def runs(folder: Path) -> list[Path]:
-    """The folders of the runs of a ratio, by number."""
+    """The folders of the runs of a ratio, by number.
+
+    Raises:
+        InputError: two have the same number, as 7 and 07.
+    """
     with os.scandir(folder) as entries:  # which knows what is a folder without asking of each
-        names = [entry.name for entry in entries if entry.is_dir() or entry.is_symlink()]
+        names = [entry.name for entry in entries if entry.is_symlink() or entry.is_dir()]
     names.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+    for one, other in pairwise(names):
+        if one.isdecimal() and other.isdecimal() and int(one) == int(other):
+            raise InputError(f"{folder / one} and {folder / other} have the same number: move one elsewhere")
     return [folder / name for name in names]
 
 
-def absent(folders: list[Path]) -> list[str]:
-    """Numbers that are left out between the first run (or 0) and the last."""
-    numbers = {int(path.name) for path in folders if path.name.isdecimal()}
-    return [str(number) for number in range(max(numbers, default=-1) + 1) if number not in numbers]
+def absent(folders: list[Path]) -> list[tuple[int, int]]:
+    """Numbers that are left out between the first run (or 0) and the last: the first and the last of each gap."""
+    numbers = [-1, *(int(path.name) for path in folders if path.name.isdecimal())]  # which are in order
+    return [(one + 1, other - 1) for one, other in pairwise(numbers) if other > one + 1]
 
 
 def read(path: Path, ratio: float) -> Run:
@@ -108,6 +119,8 @@ def read(path: Path, ratio: float) -> Run:
     arrays = small_npz.arrays(data, _NAMES) or _arrays(data)
     train, removed, test, subsample = (_integers(arrays, name) for name in _INDICES)
     n_train, n_targets = len(train) + len(removed), len(test)
+    if not (n_train and n_targets):
+        raise RunError(f"has {n_train} training and {n_targets} test examples, where there are some of each")
     found = np.zeros(n_train, np.uint8)
     _put(found, train, _KEPT | _SEEN | _right(arrays, "train", len(train)), "index_train")
     _put(found, removed, _SEEN | _right(arrays, "removed", len(removed)), "index_removed")
@@ -151,10 +164,16 @@ def _bytes(path: Path) -> bytes:
 
 def _arrays(data: bytes) -> dict[str, NDArray[Any]]:
     """What `numpy.load` makes of an unusual archive, or what is wrong with it."""
+    if data[:2] != b"PK":
+        pickled = data[:1] == b"\x80" or (data[:6] == b"\x93NUMPY" and b"'|O'" in data[:128])
+        raise RunError("holds Python objects, which are not read" if pickled else "is torn or no .npz")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
-                raise RunError("is not an archive of arrays")
+            if len(set(archive.zip.namelist())) < len(archive.zip.namelist()):
+                raise RunError("holds two arrays of the same name")
+            for info in archive.zip.infolist():
+                if small_npz.leads_out(info.filename.encode()):
+                    raise RunError(f"holds a file of the name {info.filename!r}, which leads out of it")
             claimed = sum(info.file_size for info in archive.zip.infolist())
             if claimed > _MOST:
                 raise RunError(f"claims to unpack to {claimed:,} bytes, more than any run")

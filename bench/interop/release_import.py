@@ -20,6 +20,7 @@ from bench.imported import KIND, Imported, Origin, Roles
 from bench.interop import arrays, layout, s3
 from bench.meta import FORMAT
 from bench.progress import Progress
+from bench.recipes import Output
 from bench.subsets import GROUPS
 
 _SOURCE = "datamodels-data"
@@ -82,13 +83,13 @@ def _asked(given: argparse.Namespace) -> tuple[tuple[str, ...], list[layout.Kind
             raise BenchError(
                 f"--keep has {word!r}{nearest(word, list(_KEEP))}: there are {', '.join(_KEEP)}, in a list"
             )
-    from_logits = given.output not in (None, given.margins_are)
-    if from_logits and given.output == "max":
-        raise BenchError(
-            "--output is max, and --margins-are logsumexp: max margins are the release's own, so leave both"
-        )
+    from_logits = given.labels is not None or given.output not in (None, given.margins_are)
+    if given.labels is not None and given.output is None:
+        raise BenchError("--labels makes margins of the logits, of two kinds: add --output max or --output logsumexp")
     if from_logits and given.labels is None:
-        raise BenchError("--output logsumexp makes margins of the logits, and needs the targets' classes: add --labels")
+        raise BenchError(
+            f"--output {given.output} makes margins of the logits, and needs the targets' classes: add --labels"
+        )
     parse_eval_rows(given.eval_rows)
     if given.judge_only and from_logits:
         raise BenchError("--judge-only links margins as they are, and --output makes others: leave one out")
@@ -332,7 +333,7 @@ class _Import(NamedTuple):
                 if files.margins is None:
                     labels = _labels(self.given.labels, files.logits)
                     file = stack.enter_context((folder / "margins.npy").open("wb"))
-                    visit = _MarginsOf(file, files.logits, labels, finite)
+                    visit = _MarginsOf(file, files.logits, labels, finite, self.given.output)
                 hashes["logits"] = arrays.stream(self.paths["logits"], files.logits, visit, count, rows)
                 finite.check()
             if "datamodels" in self.paths:
@@ -373,6 +374,8 @@ def _stored(kind: layout.Kind) -> str:
 def _labels(path: str, logits: Mapped) -> NDArray[np.int64]:
     labels = arrays.opened(Path(path), "[n_targets]", 1, ("int8", "uint8", "int16", "uint16", "int32", "int64"))
     n_targets, n_classes = logits.shape[1:]
+    if n_classes < 2:
+        raise InputError(f"--labels: there are logits of {n_classes} class, and a margin takes two")
     if len(labels) != n_targets:
         raise InputError(f"--labels: {path} has {len(labels)} classes, and there are {n_targets} targets")
     odd = np.flatnonzero((labels < 0) | (labels >= n_classes))
@@ -385,12 +388,14 @@ def _labels(path: str, logits: Mapped) -> NDArray[np.int64]:
 
 
 class _MarginsOf:
-    """A visit that writes logsumexp margins of logits, float32, into a .npy file, and looks for what is not finite."""
+    """A visit that writes margins of logits, float32, into a .npy file, and looks for what is not finite."""
 
-    def __init__(self, file: BinaryIO, logits: Mapped, labels: NDArray[np.int64], finite: arrays.Finite) -> None:
+    def __init__(
+        self, file: BinaryIO, logits: Mapped, labels: NDArray[np.int64], finite: arrays.Finite, kind: Output
+    ) -> None:
         import torch
 
-        self.file, self.finite, self.labels = file, finite, torch.from_numpy(labels)
+        self.file, self.finite, self.labels, self.kind = file, finite, torch.from_numpy(labels), kind
         header = {"descr": "<f4", "fortran_order": False, "shape": logits.shape[:2]}
         np.lib.format.write_array_header_1_0(file, header)
 
@@ -401,7 +406,7 @@ class _MarginsOf:
         from bench.outputs import margins
 
         self.finite(start, chunk)
-        made = margins(torch.from_numpy(chunk.astype(np.float32)), self.labels, "logsumexp")
+        made = margins(torch.from_numpy(chunk.astype(np.float32)), self.labels, self.kind)
         self.file.write(made.numpy().astype("<f4").tobytes())
 
 

@@ -38,7 +38,7 @@ class ScoreOrigin(msgspec.Struct, frozen=True):
         orientation: rows,columns of the files; sign: theirs. The matrix is turned to `train,test` and `+`.
         n_train, n_targets: its shape.
         origin: file → its hash and size.
-        checksum: sha256 of the .npy beside.
+        checksum: sha256 of the .npy beside (of the .extra.npz, where there is no matrix).
         stamps: what every table must show; notes: what else a reader must know.
         versions: of the packages that wrote it.
     """
@@ -111,11 +111,11 @@ def read_origin(scores: Path) -> ScoreOrigin | None:
         return None
 
 
-def write_origin(scores: Path, **fields: Any) -> None:
-    """Write what vouches for a score matrix beside it."""
+def write_origin(scores: Path, *, beside: Path | None = None, **fields: Any) -> None:
+    """Write what vouches for a score matrix beside it; or for the file `beside`, where there is no matrix."""
     made = ScoreOrigin(
         format=_FORMAT,
-        checksum=hashing.file(scores),
+        checksum=hashing.file(beside or scores),
         versions={"ldsbench": bench.__version__, "numpy": np.__version__},
         **fields,
     )

@@ -59,6 +59,11 @@ def arrays(data: bytes, names: Iterable[str]) -> dict[str, NDArray[Any]] | None:
         return None
 
 
+def leads_out(name: bytes) -> bool:
+    """Whether a file of this name would be unpacked elsewhere than in the archive's own folder."""
+    return name[:1] in (b"/", b"\\") or b":" in name or b".." in name.replace(b"\\", b"/").split(b"/")
+
+
 def _directory(data: bytes) -> dict[bytes, _Member]:
     if not _END.size <= len(data) <= MOST:
         raise _Unusual
@@ -74,6 +79,8 @@ def _directory(data: bytes) -> dict[bytes, _Member]:
         )
         name = data[at + _ENTRY.size : at + _ENTRY.size + lengths[0]]
         at += _ENTRY.size + sum(lengths)
+        if leads_out(name):
+            raise _Unusual
         if signature != b"PK\1\2" or flags & ~_UTF8 or name in members or max(packed, whole) > MOST:
             raise _Unusual
         members[name] = _Member(method, crc, packed, whole, place)
