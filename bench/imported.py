@@ -71,6 +71,7 @@ class Imported(msgspec.Struct, frozen=True):
         schema: dtype and shape of one row of each array.
         checksums: sha256 of each file of the store; of arrays, see `read`.
         notes: what a reader of results must know.
+        order: what was compared with a dataset's examples and their order, and what was not.
         versions: of the packages that wrote it.
         seed: what the randomness of methods comes from.
     """
@@ -95,6 +96,7 @@ class Imported(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
     seed: int = 0
     leak: bool = False
+    order: list[str] = []
 
     def keyed(self) -> Imported:
         """The same with its key, the hash of what the rows come from and of what they are for."""
@@ -182,6 +184,7 @@ def lines(imported: Imported) -> list[str]:
         f"rows: {imported.n_rows} ({imported.spans}{'; the others were not read' if imported.judge_only else ''})",
         f"arrays: {', '.join(arrays)}",
         f"files: {', '.join(imported.origin)} ({size:,} bytes)",
+        *imported.order,
         *(f"note: {note}" for note in imported.notes),
     ]
 

@@ -25,6 +25,7 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:  # noqa: ARG001 - e
     made.add_argument("--n-train", type=int, metavar="N", help="training examples, for a file of pairs")
     made.add_argument("--n-targets", type=int, metavar="T", help="targets, for a file of pairs")
     options.scores(made, orientation="test,train", sign="+")
+    options.order(made, " (cifar100 for estimates of as many examples, where its files are here)")
 
 
 class Found(NamedTuple):
@@ -63,7 +64,11 @@ def import_(given: argparse.Namespace) -> list[str]:
     left_out: list[str] = []
     found = _found(source, reading.npz(reading.present(source), _TEXTS, left_out), given)
     extra: dict[str, Any] = found.extra
-    notes = [*found.notes, *(f"{name} holds Python objects, and was left out unread" for name in left_out)]
+    notes = [
+        *found.notes,
+        *_order(source, found, given),
+        *(f"{name} holds Python objects, and was left out unread" for name in left_out),
+    ]
     lines = []
     if found.influence is not None:
         given.fixed = (found.orientation, "+")
@@ -90,6 +95,31 @@ def import_(given: argparse.Namespace) -> list[str]:
     if found.influence is not None:
         return [*lines, told]
     return [f"{told}; no influence is in {source}", *(f"note: {note}" for note in notes)]
+
+
+def _order(path: Path, found: Found, given: argparse.Namespace) -> list[str]:
+    """What is known of the examples and their order; refuses another one."""
+    from bench.interop import order
+    from bench.interop.order import Side
+
+    labels = [found.extra.get(f"{side}_labels") for side in ("tr", "tt")]
+    counts = [len(found.extra["memorization"]), None if labels[1] is None else len(labels[1])]
+    if found.influence is not None:
+        counts[1] = found.influence.shape[0 if found.orientation == "test,train" else 1]
+    sides = [
+        Side(what, part, count, None if classes is None else classes.astype("int64"), name)
+        for what, part, name, count, classes in zip(
+            ("training examples", "targets"), ("train", "test"), ("tr_labels", "tt_labels"), counts, labels, strict=True
+        )
+        if count is not None
+    ]
+    guess = "cifar100" if counts == [50_000, 10_000] and labels[0] is not None and labels[0].max() == 99 else None
+    by_names = [
+        order.by_names(path, found.extra[f"{side}_filenames"], classes, side)
+        for side, classes in zip(("tr", "tt"), labels, strict=True)
+        if classes is not None and f"{side}_filenames" in found.extra
+    ]
+    return [*(line for line in by_names if line is not None), *order.checked(given, path, sides, guess)]
 
 
 def _found(path: Path, arrays: dict[str, NDArray[Any]], given: argparse.Namespace) -> Found:

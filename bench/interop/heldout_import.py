@@ -28,8 +28,9 @@ import bench
 from bench import atomic, hashing
 from bench.errors import BenchError, InputError
 from bench.imported import KIND, Imported, Origin
-from bench.interop import heldout_runs
+from bench.interop import heldout_runs, order
 from bench.interop.heldout_runs import FILE, Run, RunError
+from bench.interop.order import Side
 from bench.interop.release_import import refuse_mixed, roles, write_spec
 from bench.meta import FORMAT
 from bench.progress import Progress
@@ -206,6 +207,12 @@ def _gather(
 ) -> list[str]:
     n_train, n_targets = sizes
     m = len(origin)
+    why = f"{FILE} has no classes: examples are where its index_… put them"
+    sides = [
+        Side("training examples", "train", n_train, why_not=why),
+        Side("targets", "test", n_targets, why_not=why),
+    ]
+    compared = order.checked(given, part.folders[0].parent, sides)
     if m < _FEWEST:
         raise InputError(f"{part.folders[0].parent} has {m} readable runs, where 1 to fit on and 2 to judge are needed")
     parts = roles(m, given.eval_rows or f"last:{max(2, m // 5)}", given.tune_rows)
@@ -251,6 +258,7 @@ def _gather(
             first_of=first_of,
             schema=schema,
             checksums={name: hashing.file(folder / name) for name in files},
+            order=compared,
             notes=[f"left out: {fault}" for fault in faults],
             versions={"ldsbench": bench.__version__, "numpy": np.__version__},
         ).keyed()
@@ -260,6 +268,7 @@ def _gather(
     return [
         f"{part.store}: {m} runs × {n_targets} targets of {meta.title}, alpha {part.ratio:g}, correctness{left_out}",
         f"  rows: {meta.spans}",
+        *(f"  {line}" for line in compared),
     ]
 
 

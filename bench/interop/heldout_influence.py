@@ -29,6 +29,8 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
         made.add_argument("--target-files", metavar="FILE.txt", help="the same of the targets, for index, if known")
         made.add_argument("--quiet", action="store_true", help="no progress on stderr")
         return
+    from bench.interop import options
+
     made.add_argument("source", metavar="SOURCE", help="folder of the experiment, or of one of its subset ratios")
     made.add_argument("store", metavar="STORE", help="folder of the store to make; of several ratios one each, alpha-…")
     made.add_argument("--ratio", type=float, action="append", metavar="R", help="only this subset ratio (all)")
@@ -38,6 +40,7 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
     )
     made.add_argument("--eval-rows", metavar="last:K|first:K", help="runs that judge methods by LDS (the last fifth)")
     made.add_argument("--tune-rows", type=int, metavar="K", help="runs beside them for choosing hyper-parameters")
+    options.order(made)
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 

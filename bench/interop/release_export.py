@@ -81,7 +81,16 @@ def export(store: Path, dest: Path, dataset: str | None) -> list[str]:
     elif output != "max":
         written.append(f"note: the margins are {output} margins, and the release's are max margins; no file says so")
         again += f" --margins-are {output}"
-    return [*written, f"to read it again: {again}"]
+    return [*written, *_order(truth), f"to read it again: {again}"]
+
+
+def _order(truth: GroundTruth) -> list[str]:
+    """Whose examples rows and columns are, which the files do not say."""
+    if truth.imported is not None:
+        return truth.imported.order
+    assert truth.meta is not None
+    counts = f"{truth.meta.n_train:,} training examples and {truth.meta.n_targets:,} targets"
+    return [f"note: columns are {counts} of {truth.meta.identity.setting}, in its order; no file says so"]
 
 
 def _arrays(truth: GroundTruth, split: layout.Split) -> Iterator[_Array]:

@@ -17,7 +17,7 @@ import bench
 from bench import atomic, hashing
 from bench.errors import BenchError, InputError, nearest
 from bench.imported import KIND, Imported, Origin, Roles
-from bench.interop import arrays, layout, s3
+from bench.interop import arrays, layout, release_order, s3
 from bench.meta import FORMAT
 from bench.progress import Progress
 from bench.recipes import Output
@@ -54,9 +54,11 @@ def run(given: argparse.Namespace) -> list[str]:
         return layout.choose(given.source, files, given.dataset, given.alpha, given.split, kinds)
 
     if not given.source.startswith("s3://"):
-        wanted = choose(layout.files_of(Path(given.source)))
+        there = layout.files_of(Path(given.source))
+        wanted = choose(there)
         paths = {kind: Path(file.path) for kind, file in wanted.files.items()}
-        return _Import(store, wanted, paths, given, progress).make(kept)
+        also = {kind: path for kind in release_order.KINDS if (path := layout.beside(wanted, there, kind)) is not None}
+        return _Import(store, wanted, paths, given, progress, also).make(kept)
     bucket = s3.Bucket.of(given.source)
     objects = bucket.listing()
     wanted = choose([file for key in objects if (file := layout.File.of(key)) is not None])
@@ -66,7 +68,7 @@ def run(given: argparse.Namespace) -> list[str]:
     )
     paths = {kind: download / file.name for kind, file in wanted.files.items()}
     try:
-        lines = _Import(store, wanted, paths, given, progress, symbolic=False).make(kept)
+        lines = _Import(store, wanted, paths, given, progress, {}, symbolic=False).make(kept)
     except BenchError as error:
         raise BenchError(f"{error}; what was downloaded is in {download}") from error
     s3.remove(download)
@@ -228,6 +230,7 @@ class _Import(NamedTuple):
     paths: dict[layout.Kind, Path]
     given: argparse.Namespace
     progress: Progress
+    also: dict[layout.Kind, Path]
     symbolic: bool = True
 
     def make(self, kept: tuple[str, ...]) -> list[str]:
@@ -241,6 +244,7 @@ class _Import(NamedTuple):
         span = parts.eval if self.given.judge_only else (0, n_rows)
         if "datamodels" in self.paths:
             self._check_weights((n_train, files.n_targets))
+        order = self._order(files, span)
         with atomic.folder(self.store) as folder:
             hashes, first_of = self._checked(files, parts, folder, None if span == (0, n_rows) else span)
             placed = self._place(folder, kept)
@@ -271,6 +275,7 @@ class _Import(NamedTuple):
                 schema=schema,
                 checksums=checksums,
                 notes=self._notes(),
+                order=order,
                 versions={"ldsbench": bench.__version__, "numpy": np.__version__},
             ).keyed()
             atomic.write_text(folder / "meta.json", meta.text())
@@ -283,8 +288,17 @@ class _Import(NamedTuple):
             f"{meta.output} margins",
             f"  rows: {meta.spans}",
             *(f"  {name}: {text}" for name, text in how.items()),
+            *(f"  {line}" for line in meta.order),
             *(f"  note: {note}" for note in meta.notes),
         ]
+
+    def _order(self, files: _Files, span: tuple[int, int]) -> list[str]:
+        """What is known of the examples and their order; refuses another one."""
+        labels = None
+        if files.margins is None and files.logits is not None:
+            labels = _labels(self.given.labels, files.logits)
+        shape = (len(files.masks), files.masks.shape[1], files.n_targets)
+        return release_order.checked(self.given, self.wanted, {**self.also, **self.paths}, shape, span, labels)
 
     def _check_weights(self, shape: tuple[int, int]) -> None:
         from bench.interop import datamodels_pt
