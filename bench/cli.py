@@ -279,6 +279,11 @@ def _add_lds(verbs: Any) -> argparse.ArgumentParser:
         default="auto",
         help="of the predicted margins (auto: float64 where it is quick)",
     )
+    made.add_argument(
+        "--allow-leak",
+        action="store_true",
+        help="with --store: score what is known to be made from rows that judge; the result is stamped with it",
+    )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")
     return made

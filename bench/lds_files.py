@@ -9,6 +9,7 @@ import numpy as np
 
 from bench import atomic
 from bench.errors import InputError
+from bench.imported import LEAK
 from bench.scorer import lds
 from bench.store import GroundTruth
 
@@ -27,16 +28,38 @@ def lds_of_files(masks: str, margins: str, scores: str, precision: Any, per_targ
     return _lds(weights, truth[0], truth[1], scores, margins, precision, per_target)
 
 
-def lds_of_store(store: str, scores: str, precision: Any, per_target: str | None) -> dict[str, Any]:
+def lds_of_store(
+    store: str, scores: str, precision: Any, per_target: str | None, *, allow_leak: bool = False
+) -> dict[str, Any]:
     """The same on the rows of a store that judge.
 
+    Args:
+        store: its folder.
+        scores: see `lds_of_files`.
+        precision: see `lds_of_files`.
+        per_target: see `lds_of_files`.
+        allow_leak: score, and stamp, what is known to be made from rows that judge.
+
     Raises:
-        InputError: it is no store, does not say which rows judge, or see `lds_of_files`.
+        InputError: it is no store, does not say which rows judge, or see `lds_of_files`; the scores are known to be
+            made from rows that judge, and it is not asked for.
     """
+    from bench.interop import score_matrix
+
     weights = _open_scores(scores)
     truth = GroundTruth.open(store)
     masks, margins = _judging(truth)
-    stamps = truth.imported.stamps if truth.imported is not None else []
+    stamps = list(truth.imported.stamps) if truth.imported is not None else []
+    origin = score_matrix.read_origin(Path(scores))
+    if LEAK not in (*stamps, *(origin.stamps if origin is not None else ())):
+        own = score_matrix.judged_by_own(origin, truth, truth.of_group("eval"))
+        if len(own) and not allow_leak:
+            raise InputError(
+                f"{scores} was made from {len(own)} of the rows that judge in {store}, as {own[0]}, so that its LDS "
+                "says nothing: make scores from the rows that fit (bench attribute), or add --allow-leak, which "
+                "stamps the result"
+            )
+        stamps += [LEAK] if len(own) else []
     found = _lds(weights, masks, margins, scores, store, precision, per_target)
     return {**found, "stamps": list(dict.fromkeys([*stamps, *found["stamps"]]))}
 
