@@ -490,6 +490,15 @@ def test_bergson_subsets_are_what_is_left_out(main: Main, made: dict[str, Array]
     refused(main("import", "bergson", "subsets.json", "s.npy"), "subsets.json", "--n-train")
     assert main("import", "bergson", "subsets.json", "m.npy", "--n-train", str(N))[0] == 0
     np.testing.assert_array_equal(np.load("m.npy"), made["masks"])
+    sum_of_ids = hashing.file(Path("subsets.json"))
+    assert json.loads(Path("m.origin.json").read_text())["origin"]["subsets.json"]["sha256"] == sum_of_ids
+    Path("A").mkdir()
+    assert main("import", "bergson", "subsets.json", "A/masks.npy", "--n-train", str(N))[0] == 0
+    np.save("A/losses.npy", made["margins"])
+    assert main("import", "arrays", "A", "GT")[0] == 0
+    imported = GroundTruth.open("GT").imported
+    assert imported is not None
+    assert f"masks.npy was made of bergson's subsets.json (sha256 {sum_of_ids})" in imported.notes
     for bad, words in (
         ([[0, 0]], "twice"),
         ([[0], [99]], "row 1 names example 99"),
