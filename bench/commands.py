@@ -243,6 +243,8 @@ def lds(given: argparse.Namespace) -> int:
     of_store = [] if given.store is None else [f"--{name}" for name in ("masks", "margins") if getattr(given, name)]
     if of_store:
         raise BenchError(f"--store and {of_store[0]} are both given: the store has masks and margins, so leave one out")
+    if given.allow_leak and given.store is None:
+        raise BenchError("--allow-leak goes with --store: files alone do not say which rows scores were made from")
     needed = ("scores",) if given.store is not None else ("masks", "margins", "scores")
     missing = ", ".join(f"--{name}" for name in needed if getattr(given, name) is None)
     if missing:
@@ -252,7 +254,7 @@ def lds(given: argparse.Namespace) -> int:
 
     asked = lds_files.Asked(given.scores, given.precision, given.per_target, given.targets)
     if given.store is not None:
-        found = lds_files.lds_of_store(given.store, asked)
+        found = lds_files.lds_of_store(given.store, asked, allow_leak=given.allow_leak)
     else:
         found = lds_files.lds_of_files(given.masks, given.margins, asked)
     if given.json:

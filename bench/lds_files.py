@@ -11,6 +11,7 @@ import numpy as np
 
 from bench import atomic
 from bench.errors import InputError
+from bench.imported import LEAK
 from bench.scorer import lds
 from bench.store import GroundTruth
 
@@ -46,16 +47,34 @@ def lds_of_files(masks: str, margins: str, asked: Asked) -> dict[str, Any]:
     return _lds(weights, truth[0], truth[1], margins, asked)
 
 
-def lds_of_store(store: str, asked: Asked) -> dict[str, Any]:
+def lds_of_store(store: str, asked: Asked, *, allow_leak: bool = False) -> dict[str, Any]:
     """The same on the rows of a store that judge.
 
+    Args:
+        store: its folder.
+        asked: see `lds_of_files`.
+        allow_leak: score, and stamp, what is known to be made from rows that judge.
+
     Raises:
-        InputError: it is no store, does not say which rows judge, or see `lds_of_files`.
+        InputError: it is no store, does not say which rows judge, or see `lds_of_files`; the scores are known to be
+            made from rows that judge, and it is not asked for.
     """
+    from bench.interop import score_matrix
+
     weights = _open_scores(asked.scores)
     truth = GroundTruth.open(store)
     masks, margins = _judging(truth)
-    stamps = truth.imported.stamps if truth.imported is not None else []
+    stamps = list(truth.imported.stamps) if truth.imported is not None else []
+    origin = score_matrix.read_origin(Path(asked.scores))
+    if LEAK not in (*stamps, *(origin.stamps if origin is not None else ())):
+        own = score_matrix.judged_by_own(origin, truth, truth.of_group("eval"))
+        if len(own) and not allow_leak:
+            raise InputError(
+                f"{asked.scores} was made from {len(own)} of the rows that judge in {store}, as {own[0]}, so that its LDS "
+                "says nothing: make scores from the rows that fit (bench attribute), or add --allow-leak, which "
+                "stamps the result"
+            )
+        stamps += [LEAK] if len(own) else []
     found = _lds(weights, masks, margins, store, asked)
     return {**found, "stamps": list(dict.fromkeys([*stamps, *found["stamps"]]))}
 

@@ -1,7 +1,9 @@
 """Estimates of `bench.memorization` from a store, or from several of different subset sizes; as numbers and as files.
 
 memorization.npz  memorization, memorization_stderr, consistency, consistency_stderr, n_with, n_without [n_train]
-influence.npy     float32 [n_train, n_targets], positive where keeping the example helps; influence_stderr.npy alike
+influence.npy     float32 [n_train, n_targets], positive where keeping the example helps, 0 where it cannot be told;
+                  influence_stderr.npy alike, NaN there; influence.origin.json says that all rows made it, so that
+                  bench lds does not score it on those that judge
 pairs.npz         tr_idx, tt_idx, infl, mem of the pairs from both thresholds on
 c_score.npy       float32 [n_train], of several stores: the mean of their consistency
 """
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from bench import atomic, memorization, status
 from bench.errors import BenchError, InputError
+from bench.interop import score_matrix
 from bench.store import GroundTruth
 
 Array = NDArray[Any]
@@ -95,10 +98,12 @@ def _store(
     errors = np.concatenate(stderr)
     if out is not None:
         _save(out / "influence.npy", np.nan_to_num(np.concatenate(influences)), files)
+        score_matrix.stamp(out / "influence.npy", "memorization", [], score_matrix.fitted(truth, np.flatnonzero(rows)))
         _save(out / "influence_stderr.npy", errors, files)
         if own is not None:
             _save(out / "memorization.npz", arrays(own), files)
-        _save(out / "pairs.npz", {"tr_idx": train, "tt_idx": targets, "infl": strength, "mem": memory[train]}, files)
+        known = memory if own is not None else np.full_like(memory, np.nan)
+        _save(out / "pairs.npz", {"tr_idx": train, "tt_idx": targets, "infl": strength, "mem": known[train]}, files)
     made: Any = truth.imported if truth.imported is not None else truth.meta and truth.meta.identity
     return {
         "store": str(folder),

@@ -395,7 +395,10 @@ def attribute(
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     write_arrays(out, found)
     stamps = truth.imported.stamps if truth.imported is not None else []
-    score_matrix.stamp(out, one.name, stamps)
+    needs, rows = one.method.needs, None
+    if truth.imported is not None and (needs.fit_rows or needs.tune_rows):
+        rows = score_matrix.fitted(truth, truth.of_group("fit"), truth.of_group("tune"))
+    score_matrix.stamp(out, one.name, stamps, rows)
     if stamps:
         found = replace(found, notes=[*found.notes, *stamps])
     stamped = None if data is None else stamp(data.origin)

@@ -490,6 +490,15 @@ def test_bergson_subsets_are_what_is_left_out(main: Main, made: dict[str, Array]
     refused(main("import", "bergson", "subsets.json", "s.npy"), "subsets.json", "--n-train")
     assert main("import", "bergson", "subsets.json", "m.npy", "--n-train", str(N))[0] == 0
     np.testing.assert_array_equal(np.load("m.npy"), made["masks"])
+    sum_of_ids = hashing.file(Path("subsets.json"))
+    assert json.loads(Path("m.origin.json").read_text())["origin"]["subsets.json"]["sha256"] == sum_of_ids
+    Path("A").mkdir()
+    assert main("import", "bergson", "subsets.json", "A/masks.npy", "--n-train", str(N))[0] == 0
+    np.save("A/losses.npy", made["margins"])
+    assert main("import", "arrays", "A", "GT")[0] == 0
+    imported = GroundTruth.open("GT").imported
+    assert imported is not None
+    assert f"masks.npy was made of bergson's subsets.json (sha256 {sum_of_ids})" in imported.notes
     for bad, words in (
         ([[0, 0]], "twice"),
         ([[0], [99]], "row 1 names example 99"),
@@ -708,6 +717,40 @@ def test_fit_and_eval_rows_coincide_only_where_it_is_asked_for_and_stamped(main:
     meta = Path("L/meta.json")
     meta.write_text(meta.read_text().replace('"leak": true', '"leak": false'))
     assert main("verify", "L")[0] == 1
+
+
+def test_rows_of_another_import_of_the_same_masks_do_not_judge_what_they_made(
+    main: Main, made: dict[str, Array]
+) -> None:
+    kronfluence("K", made["masks"], margins=made["margins"])
+    assert main("import", "kronfluence", "K", "A", "--eval-rows", "first:10")[0] == 0
+    assert main("import", "kronfluence", "K", "B", "--eval-rows", "last:12")[0] == 0
+    assert main("attribute", "--store", "A", "--method", "heldout", "--out", "x.npy")[0] == 0
+    assert main("lds", "--store", "A", "--scores", "x.npy")[0] == 0
+    code, out, err = main("lds", "--store", "B", "--scores", "x.npy")
+    assert (code, out) == (2, "")
+    assert "x.npy was made from 10 of the rows that judge in B, as 10" in err
+    code, out, _ = main("lds", "--store", "B", "--scores", "x.npy", "--allow-leak")
+    assert (code, out.splitlines()[0]) == (0, "LEAK: fitted on the rows that judge")
+    found = json.loads(main("lds", "--store", "A", "--scores", "x.npy", "--allow-leak", "--json")[1])
+    assert found["stamps"] == []
+    assert main("attribute", "--store", "A", "--method", "random", "--out", "x.npy")[0] == 0
+    assert main("lds", "--store", "B", "--scores", "x.npy")[0] == 0  # it needs no rows
+    code, _, err = main("lds", "--masks", "m.npy", "--margins", "y.npy", "--scores", "x.npy", "--allow-leak")
+    assert (code, "--allow-leak goes with --store" in err) == (2, True)
+
+
+def test_estimates_from_all_rows_are_not_scored_on_those_that_judge(main: Main, made: dict[str, Array]) -> None:
+    kronfluence("K", made["masks"], margins=made["margins"])
+    assert main("import", "kronfluence", "K", "A")[0] == 0
+    assert main("memorization", "A", "--out", "M", "--influence", "0.1")[0] == 0
+    code, _, err = main("lds", "--store", "A", "--scores", "M/influence.npy")
+    assert (code, "M/influence.npy was made from 10 of the rows that judge in A" in err) == (2, True)
+    code, out, _ = main("lds", "--store", "A", "--scores", "M/influence.npy", "--allow-leak", "--json")
+    assert (code, json.loads(out)["stamps"]) == (0, ["LEAK: fitted on the rows that judge"])
+    with np.load("M/pairs.npz") as pairs:  # no memorization is known
+        assert len(pairs["mem"]) > 0
+        assert np.isnan(pairs["mem"]).all()
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -287,6 +287,15 @@ def test_an_odd_first_run_does_not_have_all_others_refused(main: Main, tmp_path:
     assert not (tmp_path / "store.importing").exists()
 
 
+def test_a_link_that_leads_nowhere_is_in_the_way(main: Main, tmp_path: Path) -> None:
+    experiment(tmp_path / "e")
+    for name, to in (("circle", "circle"), ("dangling", "nowhere")):
+        Path(name).symlink_to(to)
+        code, _, error = main("import", "heldout-influence", "e", name, "--quiet")
+        assert (code, f"{name} is there already" in error) == (2, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "dangling", "e"]
+
+
 def test_where_no_run_is_good_nothing_is_left(main: Main, tmp_path: Path) -> None:
     experiment(tmp_path / "e", m=2)
     code, _, error = main("import", "heldout-influence", "e", "store", "--quiet")

@@ -122,7 +122,7 @@ def _masks(source: Path, dest: Path, n_train: int | None) -> list[str]:
     import numpy as np
 
     from bench import atomic
-    from bench.interop import reading, store_import
+    from bench.interop import reading, score_matrix, store_import
 
     rows = reading.json(source)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
@@ -130,7 +130,22 @@ def _masks(source: Path, dest: Path, n_train: int | None) -> list[str]:
     if n_train is None or n_train < 2:
         raise BenchError(f"{source} does not say how many training examples there are: add --n-train N")
     masks = store_import.masks_of_ids(source, rows, n_train, left_out=True)
-    atomic.write(dest, lambda file: np.save(file, masks, allow_pickle=False))
+    origin = score_matrix.origins([source])
+    try:
+        atomic.write(dest, lambda file: np.save(file, masks, allow_pickle=False))
+        score_matrix.write_origin(
+            dest,
+            source=NAME,
+            orientation="subset,train",
+            sign="+",
+            n_train=n_train,
+            n_targets=0,
+            origin=origin,
+            notes=[f"masks: 1 = kept; {source.name} lists the examples that are left out"],
+        )
+    except BaseException:
+        dest.unlink(missing_ok=True)  # nobody vouches for it
+        raise
     kept = masks.sum(1)
     return [
         f"{dest}: masks bool {list(masks.shape)}, 1 = kept; {kept.min()} to {kept.max()} examples are kept "

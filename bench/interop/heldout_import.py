@@ -31,7 +31,7 @@ from bench.imported import KIND, Imported, Origin
 from bench.interop import heldout_runs, order
 from bench.interop.heldout_runs import FILE, Run, RunError
 from bench.interop.order import Side
-from bench.interop.release_import import refuse_mixed, roles, write_spec
+from bench.interop.release_import import refuse_mixed, roles, target, write_spec
 from bench.meta import FORMAT
 from bench.progress import Progress
 
@@ -70,9 +70,7 @@ def run(given: argparse.Namespace) -> list[str]:
     parts = []
     for ratio in asked:
         folders = heldout_runs.runs(found[ratio])
-        place = store if len(asked) == 1 else store / f"alpha-{ratio:g}"
-        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise BenchError(f"{place} is there already: name another folder for the store, or remove it")
+        place = target(store if len(asked) == 1 else store / f"alpha-{ratio:g}")
         parts.append(Part(ratio, place, folders, heldout_runs.absent(folders)))
     progress = Progress(quiet=given.quiet)
     return [line for part in parts for line in _make(part, given, progress)]

@@ -44,9 +44,7 @@ def run(given: argparse.Namespace) -> list[str]:
         BenchError: bad usage, files that are missing, do not fit together or hold what they must not, or a place
             that cannot be written. No store is left then; what was downloaded is.
     """
-    store = Path(given.store)
-    if store.exists() and not (store.is_dir() and not any(store.iterdir())):
-        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
+    store = target(Path(given.store))
     kept, kinds = _asked(given)
     progress = Progress(quiet=given.quiet)
 
@@ -73,6 +71,17 @@ def run(given: argparse.Namespace) -> list[str]:
         raise BenchError(f"{error}; what was downloaded is in {download}") from error
     s3.remove(download)
     return lines
+
+
+def target(store: Path) -> Path:
+    """The folder of the store to make.
+
+    Raises:
+        BenchError: something is there already, be it a link that leads nowhere.
+    """
+    if store.is_symlink() or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
+        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
+    return store
 
 
 def _asked(given: argparse.Namespace) -> tuple[tuple[str, ...], list[layout.Kind]]:

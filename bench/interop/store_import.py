@@ -54,9 +54,7 @@ def target(path: str) -> Path:
     store = Path(path)
     if store.suffix == ".npy":
         raise BenchError(f"DEST is {path!r}: a store is a folder, so leave the .npy out")
-    if store.is_symlink() or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
-        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
-    return store
+    return release_import.target(store)
 
 
 def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
