@@ -109,7 +109,8 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="a method, the path of its file, or all; may be given again (all: every one; default: the quick ones)",
+        help="a method, the path of its file, or all; may be given again (default: the quick ones, which bench list "
+        "does not mark)",
     )
     made.add_argument(
         "--scores",
@@ -283,6 +284,11 @@ def _add_lds(verbs: Any) -> argparse.ArgumentParser:
         "--allow-leak",
         action="store_true",
         help="with --store: score what is known to be made from rows that judge; the result is stamped with it",
+    )
+    made.add_argument(
+        "--targets",
+        metavar="A-B,…",
+        help="only these, from 0 on, as 0-99 or 0-99,250 (all); scores are of these alone, or of all",
     )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")

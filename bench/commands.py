@@ -252,12 +252,11 @@ def lds(given: argparse.Namespace) -> int:
         raise BenchError(f"what is missing: {missing}{hint}; see python -m bench lds --help")
     from bench import lds_files
 
+    asked = lds_files.Asked(given.scores, given.precision, given.per_target, given.targets)
     if given.store is not None:
-        found = lds_files.lds_of_store(
-            given.store, given.scores, given.precision, given.per_target, allow_leak=given.allow_leak
-        )
+        found = lds_files.lds_of_store(given.store, asked, allow_leak=given.allow_leak)
     else:
-        found = lds_files.lds_of_files(given.masks, given.margins, given.scores, given.precision, given.per_target)
+        found = lds_files.lds_of_files(given.masks, given.margins, asked)
     if given.json:
         _print_json(found)
         return 0

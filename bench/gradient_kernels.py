@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.errors import BenchError, InputError
+from bench.errors import InputError
 from bench.gradients import Examples
 from bench.models import Flat
 from bench.outputs import margins
@@ -41,6 +41,7 @@ Ensemble = Literal["trak", "scores"]
 
 _LEAST_WEIGHT = 1e-6
 _DOUBLE_BELOW = 0.01  # of the mean diagonal: smaller ridges are solved in float64
+_SINGULAR = 1e-6  # of the largest eigenvalue: what float32 features leave undetermined
 _CHUNK = 1024
 
 
@@ -50,29 +51,33 @@ class Kernel(ABC):
     Attributes:
         weights: `[n_train]`, W; None where there are none.
         mean_diagonal: of ΦᵀWΦ.
+        rank: of the damped matrix to working precision, where it has been found to be singular; else None.
     """
 
     weights: Tensor | None
     mean_diagonal: float
+    rank: int | None = None
 
     @abstractmethod
     def scores(self, ridge: float) -> Tensor:
         """φ_kᵀ (ΦᵀWΦ + ridge I)⁻¹ φ_j, `[n_train, n_targets]`.
 
-        Raises:
-            BenchError: the damped matrix is singular to working precision.
+        Where the damped matrix is singular to working precision, its pseudo-inverse: the limit of small ridges.
         """
 
-    def _factor(self, matrix: Tensor, ridge: float) -> Tensor:
+    def _solve(self, matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
+        """(matrix + ridge I)⁻¹ right; `matrix` is overwritten."""
         matrix.diagonal().add_(ridge)
-        factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        if failed:
-            raise BenchError(
-                f"the gradients' kernel is singular to working precision with a damping of "
-                f"{ridge / self.mean_diagonal:g}: use a larger damping, or fewer dimensions than training examples"
-            )
-        return factor
+        solved: Tensor
+        if not failed:
+            solved = torch.cholesky_solve(right, factor)
+            return solved
+        values, vectors = torch.linalg.eigh(matrix.double())
+        kept = values > _SINGULAR * values[-1]
+        self.rank = int(kept.sum())
+        inverse = torch.where(kept, 1 / values, 0)
+        return (vectors @ (inverse[:, None] * (vectors.T @ right.double()))).to(right.dtype)
 
     def _double(self, ridge: float) -> bool:
         return ridge < _DOUBLE_BELOW * self.mean_diagonal
@@ -97,8 +102,8 @@ class Primal(Kernel):
         if dtype not in self._matrix:
             rows = self._rows.to(dtype)
             self._matrix[dtype] = rows.T @ rows
-        factor = self._factor(self._matrix[dtype].clone(), ridge)
-        return self.train @ torch.cholesky_solve(self.test.T.to(dtype), factor).to(self.train.dtype)
+        solved = self._solve(self._matrix[dtype].clone(), self.test.T.to(dtype), ridge)
+        return self.train @ solved.to(self.train.dtype)
 
 
 class Dual(Kernel):
@@ -123,7 +128,7 @@ class Dual(Kernel):
         if root is not None:
             matrix.mul_(root).mul_(root.T)
             right = right * root
-        solved = torch.cholesky_solve(right, self._factor(matrix, ridge))
+        solved = self._solve(matrix, right, ridge)
         return (solved if root is None else solved.div_(root)).to(self.train.dtype)
 
 
@@ -191,7 +196,7 @@ class Estimator:
         if self.damping == "tune":
             levels = DAMPINGS if self.weighting == "none" else (*DAMPINGS, "early-stopping")
         totals: dict[Damping, Tensor] = {}
-        slopes = torch.zeros(n, device=task.device)
+        slopes, ranks = torch.zeros(n, device=task.device), list[int]()
         for number, vector in enumerate(task.checkpoint_vectors(self.checkpoints, self.trained_on)):
             flat = task.flat()
             values = _margins(flat, vector, train)
@@ -210,9 +215,13 @@ class Estimator:
                 if self.ensemble == "scores":
                     made *= slope[:, None]
                 totals[level] = totals[level].add_(made) if level in totals else made
+            if kernel.rank is not None:
+                ranks.append(kernel.rank)
             if len(levels) > 1 and (self.tune_at_first or number == self.checkpoints - 1):
                 means = ((level, self._mean(totals[level], slopes, number + 1)) for level in levels)
                 levels = (task.choose(means, "damping")[0],)
+        if ranks:
+            task.note(f"a singular kernel, solved by its pseudo-inverse of rank {min(ranks)}: raise the damping")
         return self._mean(totals[levels[0]], slopes, self.checkpoints)
 
     def _mean(self, total: Tensor, slopes: Tensor, count: int) -> NDArray[np.float32]:

@@ -185,7 +185,7 @@ def check(request: Request, kind: str | None = None) -> Identity:
     """Refuse what cannot be made, before anything is written; returns what the rows come from (see `identity`).
 
     Raises:
-        BenchError: a value out of range, no such device, or a subset without a class.
+        BenchError: a value out of range, no such device, a subset without a class, or one of two groups.
     """
     from bench.models import build
 
@@ -194,6 +194,8 @@ def check(request: Request, kind: str | None = None) -> Identity:
     build(request.setting.recipe.architecture, data.train_x.shape[1:], data.n_classes)  # refuses what does not fit
     subset_of_row, _ = request.plan.layout()
     labels, empty = request.data.train_y, request.empty_classes
+    if request.sampling == "exact":
+        subsets.check_distinct(request.seed, request.plan, data.n_train, request.alpha)
     subsets.check_classes(request.seed, subset_of_row, labels, request.alpha, request.sampling, allow_empty=empty)
     return who
 

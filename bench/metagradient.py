@@ -1,6 +1,6 @@
-"""Metagradients: exact derivatives of a training's final margins with respect to the weight of every training example.
+"""Metagradients: exact derivatives of a training's final margins with respect to the training examples' weights.
 
-A run of plain SGD is a function of the examples' weights w: with the batch B, the state (θ, v) and the rate η of a step,
+A run of plain SGD is a function of the weights w: with the batch B, the state (θ, v) and the learning rate η of a step,
 
     g = (1/|B|) Σ_{i ∈ B} w_i ∇ℓ_i(θ),    s = g + λ θ,    v' = μ v + s,    θ' = θ − η v',
 
@@ -18,15 +18,15 @@ products and the losses' derivatives along all c. The states are replayed from �
 
 With ReLUs the gradient jumps where an activation crosses zero, and so do the final margins as functions of w. The
 derivative is that of the smooth pieces: it knows nothing of the jumps, which are a large part of what leaving examples
-out does. With `kinks` h, derivatives (not the replayed states) are taken as if each ReLU were a softplus that is rounded
-over h times the root mean square of its inputs in the batch: the jumps that are near then count by their mean.
+out does. With `kinks` h, derivatives (not the replayed states) are taken as if each ReLU were a softplus, rounded over
+h times the root mean square of its inputs in the batch: the jumps that are near then count by their mean.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -36,8 +36,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import gradients, memory
-from bench.errors import BenchError
+from bench import halving
+from bench.outputs import margins
 from bench.train import cpu_threads, one_torch_thread
 
 if TYPE_CHECKING:
@@ -93,19 +93,20 @@ class Replay:
         self.end = theta
 
     def twin(self) -> Replay:
-        """The same for another thread: a module must not be called by two at once, since each puts its parameters in."""
+        """The same for another thread: two must not call one module, since each puts its own parameters in."""
         twin = copy.copy(self)
         twin.flat, twin._rounded = copy.deepcopy((self.flat, self._rounded))
         return twin
 
     def _slope(self, flat: Flat, step: int, theta: Tensor, weights: Tensor) -> Tensor:
-        """g of the batch of `step` with its examples' weights `[batch]`."""
+        """The gradient g of `step` at `theta`, with the weights `[batch]` of its examples."""
         x, y = self.x[self._order[step]], self.y[self._order[step]]
 
         def loss(vector: Tensor) -> Tensor:
             logits = flat(vector, x)
             each = F.cross_entropy(logits, y, reduction="none", label_smoothing=self.recipe.label_smoothing)
-            return each @ weights / self.batch
+            mean: Tensor = each @ weights / self.batch
+            return mean
 
         slope: Tensor = torch.func.grad(loss)(theta)
         return slope
@@ -145,7 +146,7 @@ class Replay:
             else:
                 b.sub_(a, alpha=rate)
             batch = self._order[step]
-            _, pull = torch.func.vjp(partial(self._slope, self._rounded, step), theta, self.weights[batch])
+            pull = torch.func.vjp(partial(self._slope, self._rounded, step), theta, self.weights[batch])[1]
             curved, slopes = torch.func.vmap(pull)(c)
             made.index_add_(1, batch, slopes)
             a.add_(curved).add_(c, alpha=recipe.weight_decay)
@@ -174,30 +175,31 @@ def _rounded(flat: Flat, width: float) -> Flat:
     return flat
 
 
+def _at_the_end(replay: Replay, x: Tensor, y: Tensor, output: Output) -> Tensor:
+    """Gradients `[n, n_parameters]` of the final margins of `x`, in the replay's dtype."""
+
+    def margin(theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return margins(replay.flat(theta, x.unsqueeze(0)), y.unsqueeze(0), output).squeeze(0)
+
+    made: Tensor = torch.func.vmap(torch.func.grad(margin), in_dims=(None, 0, 0))(replay.end, x, y)
+    return made
+
+
 def margins_by_weights(
-    replay: Replay,
-    test: tuple[Tensor, Tensor],
-    output: Output = "logsumexp",
-    *,
-    max_bytes: int = _MAX_BYTES,
-    note: Callable[[str], None] = lambda _: None,
+    replay: Replay, test: tuple[Tensor, Tensor], output: Output = "logsumexp", *, max_bytes: int = _MAX_BYTES
 ) -> Tensor:
     """Derivative of every target's final margin with respect to every training example's weight.
 
-    On a CPU each thread takes targets of its own. Where memory runs out, half as many targets go at once.
+    On a CPU each thread takes targets of its own. Where memory runs out, fewer go at once (`bench.halving`).
 
     Args:
         replay: the training.
         test: targets and their labels.
         output: which margin.
         max_bytes: about what the targets that go at once may hold.
-        note: told how many go at once where memory ran out.
 
     Returns:
         `[n_train, n_targets]`, in the replay's dtype, on its device.
-
-    Raises:
-        BenchError: there is not even memory for one target.
     """
     end, (x, y) = replay.end, test
     x = x.to(end.dtype)
@@ -208,28 +210,19 @@ def margins_by_weights(
         n_classes = replay.flat(end, x[:1]).shape[1]
     activations = replay.batch * replay.recipe.architecture.activations(tuple(x.shape[1:]), n_classes)
     each = end.element_size() * (_VECTORS * len(end) + _LAYERS * activations + len(made))
-    most = max(1, min(-(-len(y) // threads), max_bytes // (threads * each)))
+    share = -(-len(y) // threads)
+    most = max(1, min(share, max_bytes // (threads * each)))
 
     def some(first: int) -> None:
-        at, size, mine = first, most, replay.twin()
-        while at < min(first + most, len(y)):
-            part = slice(at, min(at + size, first + most, len(y)))
-            try:
-                a = gradients.stacked(mine.flat, end, x[part], y[part], "margin", output)
-                made[:, part] = mine.by_weights(a).T
-                at = part.stop
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not memory.ran_out(error):
-                    raise
-                if size == 1:
-                    raise BenchError(f"not enough memory on {end.device} for the metagradient of one target") from error
-            a = None
-            memory.release()  # here, where the error holds no tensors any more
-            size //= 2
-            note(f"memory ran out: {size} targets at once in place of {2 * size}")
+        mine, its_x, its_y = replay.twin(), x[first : first + share], y[first : first + share]
+
+        def derivatives(part: slice) -> Tensor:
+            return mine.by_weights(_at_the_end(mine, its_x[part], its_y[part], output))
+
+        for part, found in halving.each(derivatives, len(its_y), most, "targets"):
+            made[:, first + part.start : first + part.stop] = found.T
 
     with one_torch_thread() if on_cpu else nullcontext(), ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(some, range(0, len(y), most)):
+        for _ in pool.map(some, range(0, len(y), share)):
             pass
     return made

@@ -9,7 +9,6 @@ and Farach-Colton 2002). Inner products are kept on average, and the cost is `no
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +23,9 @@ from bench.errors import InputError
 from bench.gradients import Examples
 from bench.kernels.project import scatter, scatter_outer
 from bench.models import Flat
+from bench.train import one_torch_thread
 
-_CHUNK = 512  # examples whose factors are made at once
+_CHUNK = 256  # examples at once: few enough for every thread to have some
 _CHUNK_BYTES = 64 * 2**20
 
 
@@ -97,54 +97,30 @@ class Projection:
     def __call__(self, g: Tensor) -> Tensor:
         """Gradients `[n, n_parameters]` projected, `[n, dim]`; in a fixed order of summation, on any device."""
         if g.device.type == "cpu" and g.dtype == torch.float32:
-            sums = np.zeros((len(g), 2 * self.dim), np.float32)
-            with _Threads() as threads:
-                threads.dense(g.contiguous(), self, 0, sums)
-            return self._folded(sums)
+            sums, array = np.zeros((len(g), 2 * self.dim), np.float32), g.contiguous().numpy()
+            step = max(1, -(-len(g) // torch.get_num_threads()))
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                parts = [slice(at, at + step) for at in range(0, len(g), step)]
+                list(pool.map(lambda part: scatter(array[part], self.slots, 0, sums[part]), parts))
+            return self.folded(sums)
         parameters, signs = (tensor.to(g.device) for tensor in self._gathering)
         signs, made = signs.to(g.dtype), g.new_empty(len(g), self.dim)
-        for part in range(0, len(g), max(1, _CHUNK_BYTES // (4 * parameters.numel()))):
-            some = slice(part, part + max(1, _CHUNK_BYTES // (4 * parameters.numel())))
-            torch.sum(g[some][:, parameters].mul_(signs), -1, out=made[some])
+        step = max(1, _CHUNK_BYTES // (g.element_size() * parameters.numel()))
+        for at in range(0, len(g), step):
+            torch.sum(g[at : at + step][:, parameters].mul_(signs), -1, out=made[at : at + step])
         return made
 
-    def _folded(self, sums: NDArray[np.float32]) -> Tensor:
+    def folded(self, sums: NDArray[np.float32]) -> Tensor:
+        """From the kernels' sums of both signs `[n, 2 · dim]` to `[n, dim]`."""
         both = torch.from_numpy(sums)
         return (both[:, : self.dim] - both[:, self.dim :]).mul_(self.scale)
-
-
-class _Threads:
-    """Runs the compiled kernels on as many threads as torch has, each on examples of its own."""
-
-    def __init__(self) -> None:
-        self.count = torch.get_num_threads()
-        self.pool = ThreadPoolExecutor(self.count)
-
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-
-    def _spans(self, n: int) -> Iterator[tuple[int, int]]:
-        step = max(1, -(-n // self.count))
-        return ((at, min(at + step, n)) for at in range(0, n, step))
-
-    def dense(self, g: Tensor, projection: Projection, start: int, sums: NDArray[np.float32]) -> None:
-        array, slots = g.numpy(), projection.slots
-        list(self.pool.map(lambda span: scatter(array, slots, start, sums, *span), self._spans(len(array))))
-
-    def outer(self, part: factors.Part, projection: Projection, start: int, sums: NDArray[np.float32]) -> None:
-        a, b, slots = part.a.contiguous().numpy(), part.b.contiguous().numpy(), projection.slots
-        bias = part.layer.bias is not None
-        list(self.pool.map(lambda span: scatter_outer(a, b, bias, slots, start, sums, *span), self._spans(len(a))))
 
 
 def features(flat: Flat, vector: Tensor, examples: Examples, projection: Projection) -> Tensor:
     """Projected gradients `[n, dim]`, and never more unprojected ones than a chunk.
 
     Of a plain stack of layers on the CPU, those of linear layers are not made at all: their factors are multiplied and
-    added up in one compiled pass.
+    added up in one compiled pass. There each thread works on chunks of its own.
     """
     made = vector.new_empty(len(examples), projection.dim)
     layers = factors.stack(flat.module)
@@ -153,16 +129,21 @@ def features(flat: Flat, vector: Tensor, examples: Examples, projection: Project
         for part, g in gradients.chunks(flat, vector, *arguments, smoothing=examples.smoothing):
             made[part] = projection(g)
         return made
-    pieces = flat.pieces(vector)
-    with _Threads() as threads:
-        for chunk in gradients.slices(flat, vector, examples, _CHUNK_BYTES, dense=1, at_most=_CHUNK):
-            some = examples[chunk]
-            sums, start = np.zeros((len(some), 2 * projection.dim), np.float32), 0
-            for one in factors.parts(layers, pieces, some.x, some.values)[0]:
-                if isinstance(one.layer, nn.Linear):
-                    threads.outer(one, projection, start, sums)
-                else:
-                    threads.dense(factors.dense([one]), projection, start, sums)
-                start += one.size
-            made[chunk] = projection._folded(sums)
+    pieces, threads = flat.pieces(vector), torch.get_num_threads()
+
+    def work(part: slice) -> None:
+        some = examples[part]
+        sums, start = np.zeros((len(some), 2 * projection.dim), np.float32), 0
+        for one in factors.parts(layers, pieces, some.x, some.values)[0]:
+            if isinstance(one.layer, nn.Linear):
+                a, b = one.a.contiguous().numpy(), one.b.contiguous().numpy()
+                scatter_outer(a, b, one.layer.bias is not None, projection.slots, start, sums)
+            else:
+                scatter(factors.dense([one]).numpy(), projection.slots, start, sums)
+            start += one.size
+        made[part] = projection.folded(sums)
+
+    chunks = list(gradients.slices(flat, vector, examples, _CHUNK_BYTES, dense=1, at_most=_CHUNK))
+    with one_torch_thread(), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, chunks))
     return made

@@ -10,6 +10,7 @@ With `judge_only` there is nothing but eval subsets, `repeats` rows each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import comb
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -180,6 +181,30 @@ def check_classes(
             raise BenchError(
                 f"the subset of row {subset} keeps none of the {of} training examples of class {missing[0]}: raise "
                 f"--alpha from {alpha}, leave that class out of the dataset, or let it be with --allow-empty-classes"
+            )
+
+
+def check_distinct(seed: int, plan: Plan, n_train: int, alpha: float) -> None:
+    """Refuse subsets of exact size of which rows of two groups have the same: what is fitted on would judge.
+
+    Subsets are drawn and looked at only where there are so few that this could happen.
+
+    Raises:
+        BenchError: there are such rows.
+    """
+    subset_of_row, group_of_row = plan.layout()
+    size = subset_size(n_train, alpha)
+    possible = comb(n_train, size)
+    if plan.n_rows**2 < 1e-9 * possible:
+        return
+    first: dict[bytes, int] = {}
+    for row, subset in enumerate(subset_of_row):
+        other = first.setdefault(kept(seed, int(subset), n_train, alpha).tobytes(), row)
+        if group_of_row[other] != group_of_row[row]:
+            mine, its = GROUPS[group_of_row[row]], GROUPS[group_of_row[other]]
+            raise BenchError(
+                f"{mine} row {row} would have the same subset as {its} row {other}, since {n_train} examples have only "
+                f"{possible:,} subsets of {size}: take another --alpha than {alpha}, another --seed or fewer --models"
             )
 
 

@@ -1,6 +1,6 @@
 """MAGIC: the derivative of the final margins with respect to each example's weight, through the training run.
 
-Ilyas and Engstrom (2025), "MAGIC: Near-optimal data attribution for deep learning": `bench.metagradient`. By the
+Ilyas and Engstrom (2025), "MAGIC: Near-optimal data attribution for deep learning"; see `bench.metagradient`. By the
 protocol `single-model` the subset models are the run that is differentiated, with examples left out: one checkpoint,
 number 0, is the run itself. By `expectation` they have other seeds, and the mean over several checkpoints stands for
 theirs. `checkpoints=auto` is 1 and 3. The derivative is exact with `kinks=0`; other widths round the ReLUs off, and
@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from bench.errors import BenchError
-from bench.methods import Method, Needs
 from bench.metagradient import Replay, margins_by_weights
+from bench.methods import Method, Needs
 from bench.task import Task
 
-KINKS = (0.0, 0.01, 0.03, 0.1)
+KINKS = (0.0, 0.02, 0.05)
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
 FAR = 0.01  # a replay's end from the checkpoint
 
@@ -26,7 +26,7 @@ FAR = 0.01  # a replay's end from the checkpoint
 class Magic(Method):
     variants = ({}, {"kinks": "tune"})
     default = False
-    citation = "Ilyas and Engstrom (2025), MAGIC: Near-optimal data attribution for deep learning"
+    citation = 'Ilyas and Engstrom (2025), "MAGIC: Near-optimal data attribution for deep learning"'
     growth = "checkpoints × steps × batch × parameters × n_targets"
 
     def __init__(
@@ -43,7 +43,9 @@ class Magic(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(plain_sgd=True, max_parameters=1_000_000, tune_rows=2 if self.kinks == "tune" else 0)
+        models = 1 if self.checkpoints == "auto" else self.checkpoints
+        tune_rows = 2 if self.kinks == "tune" else 0
+        return Needs(plain_sgd=True, max_parameters=1_000_000, tune_rows=tune_rows, checkpoints=models)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         count, kinks = self.checkpoints, self.kinks
@@ -65,5 +67,5 @@ class Magic(Method):
         apart = float((replay.end - trained).norm() / trained.norm())
         if apart > FAR:
             task.note(f"checkpoint {number} replayed ends {apart:.1%} from it: rounding grows in this training")
-        found = margins_by_weights(replay, task.inputs("test"), task.output, note=task.note)
+        found = margins_by_weights(replay, task.inputs("test"), task.output)
         return found.to(torch.float32).cpu().numpy()

@@ -8,7 +8,7 @@ the steps since the one before; mean over the runs of `checkpoints` full-set mod
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.gradient_products import products
+from bench.gradients import Examples, products
 from bench.methods import Method, Needs
 from bench.task import Task
 
@@ -27,10 +27,12 @@ class TracIn(Method):
         return Needs(checkpoints=self.checkpoints, plain_sgd=True)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
+        train = Examples(*task.inputs("train"), "loss", smoothing=task.setting.recipe.label_smoothing)
+        test = Examples(*task.inputs("test"), "margin", task.output)
         scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for number in range(self.checkpoints):
             run = task.trajectory(number, self.states)
             for state, rate in zip(run.states, run.rates, strict=True):
-                made = products(task, state)
-                scores -= rate / task.data.n_train / self.checkpoints * made.cpu().numpy()
+                made = products(task.flat(), state, train, test).cpu().numpy()
+                scores -= rate / task.data.n_train / self.checkpoints * made
         return scores

@@ -160,3 +160,34 @@ def test_a_failure_does_not_stop_the_next(pool: Callable[..., Pool], monkeypatch
 
 def raise_no(*_: object) -> None:
     raise BenchError("no")
+
+
+def test_on_subsets_are_models_of_subsets_of_their_own(
+    pool: Callable[..., Pool], trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = pool()
+    made = everywhere.on_subsets(0.3)
+    assert made is everywhere.on_subsets(0.3)
+    vectors, seconds = made.get(3)
+    assert seconds > 0
+    kept = [made.examples(number) for number in range(3)]
+    assert [len(np.unique(examples)) for examples in kept] == [12, 12, 12]
+    assert len({tuple(examples) for examples in kept}) == 3
+    judged = {tuple(subsets.kept(0, row, 40, 0.3)) for row in range(1000)}
+    assert not judged & {tuple(examples) for examples in kept}
+    for number, vector in enumerate(vectors):
+        (alone,) = trainer.train([kept[number]], [made._model_seed(number)])
+        torch.testing.assert_close(vector, alone, atol=1e-5, rtol=0)
+    full, _ = everywhere.get(3)
+    assert (full - vectors).abs().max(1).values.min() > 0.01
+    assert names(tmp_path) == sorted(f"000{n}{kind}-{'k' * 16}.npz" for n in range(3) for kind in ("", "-0.3"))
+    # A file of the other kind under this one's name is not taken for it.
+    shutil.copy(tmp_path / f"0000-{'k' * 16}.npz", tmp_path / f"0000-0.3-{'k' * 16}.npz")
+    again, _ = pool().on_subsets(0.3).get(3)
+    torch.testing.assert_close(again, vectors, atol=1e-5, rtol=0)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a kept checkpoint was trained again")
+
+    monkeypatch.setattr(Trainer, "train", refuse)
+    assert torch.equal(pool().on_subsets(0.3).get(3)[0], again)

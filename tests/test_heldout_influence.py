@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bench import hashing
+from bench import hashing, memorization
 from bench.store import GroundTruth
 
 Array = NDArray[Any]
@@ -83,6 +83,12 @@ def test_import(main: Main, tmp_path: Path) -> None:
     code, text, _ = main("memorization", "store")
     assert (code, "memorization: mean" in text) == (0, True)
     assert main("attribute", "--method", "heldout", "--store", "store", "--out", "s.npy", "--quiet")[0] == 0
+    with np.load("s.extra.npz") as kept:
+        fit = slice(*truth.imported.roles.fit)
+        of_itself = memorization.own(truth.masks[fit], truth.array("train_correct")[fit]).memorization
+        np.testing.assert_array_equal(kept["memorization"], of_itself)
+    code, _, error = main("removal", "store")
+    assert (code, error) == (2, "bench: store was imported without its examples: name a store of bench train\n")
     assert main("lds", "--store", "store", "--scores", "s.npy")[0] == 0
 
 

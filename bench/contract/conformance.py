@@ -236,19 +236,20 @@ def _inputs(bench: Bench) -> dict[str, str]:
     }
 
 
-def own_class_first(scores: NDArray[Any], data: Data) -> float:
+def own_class_first(scores: NDArray[Any], train_y: NDArray[np.int64], test_y: NDArray[np.int64]) -> float:
     """How many of the other classes a target's own one comes before, by the mean score of its examples.
 
     Args:
         scores: finite `[n_train, n_targets]`.
-        data: the examples.
+        train_y: `[n_train]`, the examples' classes.
+        test_y: `[n_targets]`, the targets'.
 
     Returns:
         The share, mean over targets; a tie counts one half.
     """
-    classes = np.unique(data.train_y)
-    means = np.stack([scores[data.train_y == label].mean(0, dtype=np.float64) for label in classes])
-    own = np.searchsorted(classes, data.test_y)
+    classes = np.unique(train_y)
+    means = np.stack([scores[train_y == label].mean(0, dtype=np.float64) for label in classes])
+    own = np.searchsorted(classes, test_y)
     mine = means[own, np.arange(len(own))]
     above = (mine > means).sum(0) + ((mine == means).sum(0) - 1) / 2
     return float(above.mean() / (len(classes) - 1))
@@ -262,7 +263,7 @@ def sign(scores: NDArray[Any], bench: Bench) -> Check:
         bench: the bundled setting.
     """
     data, finite = bench.data, np.isfinite(scores).all(0)
-    first = own_class_first(scores[:, finite], replace(data, test_y=data.test_y[finite])) if finite.any() else 0.5
+    first = own_class_first(scores[:, finite], data.train_y, data.test_y[finite]) if finite.any() else 0.5
     judge = Judge.of(bench.truth.rows(bench.access.eval), REPEATS, data.test_y)
     verdict = judge.verdict(scores, permutations=1999)
     value = verdict.lds.mean

@@ -36,6 +36,11 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
         help="rows beside them for choosing hyper-parameters (a tenth of the others, at most 1000)",
     )
     made.add_argument(
+        "--judge-only",
+        action="store_true",
+        help="read and check the rows that judge alone: at once, whatever the files' size; no other row is used",
+    )
+    made.add_argument(
         "--keep",
         default="",
         metavar="ARRAY,…",

@@ -31,6 +31,7 @@ _UNSAID = (
     "the release does not say which rows are its evaluation models; taking the {} {} is a convention of this import"
 )
 _TRAIN = "the targets are the training examples themselves: each is in a part of the subsets"
+_JUDGE_ONLY = "only the rows that judge were read and checked: no other is used"
 _MADE = "the margins were made of the release's float16 logits"
 
 Mapped = np.memmap[Any, Any]
@@ -99,6 +100,12 @@ def _asked(given: argparse.Namespace) -> tuple[tuple[str, ...], list[layout.Kind
             f"--output {given.output} makes margins of the logits, and needs the targets' classes: add --labels"
         )
     parse_eval_rows(given.eval_rows)
+    if given.judge_only and from_logits:
+        raise BenchError("--judge-only links margins as they are, and --output makes others: leave one out")
+    if given.judge_only and given.tune_rows:
+        raise BenchError(
+            f"--tune-rows is {given.tune_rows}, and --judge-only uses the rows that judge alone: leave it out"
+        )
     kinds: list[layout.Kind] = ["logits" if from_logits else "margins"]
     if "logits" in kept:
         kinds.append("logits")
@@ -144,6 +151,18 @@ def roles(n_rows: int, eval_rows: str, tune_rows: int | None) -> Roles:
     if where == "last":
         return Roles(fit=(0, others - tune), tune=(others - tune, others), eval=(others, n_rows))
     return Roles(fit=(judging + tune, n_rows), tune=(judging, judging + tune), eval=(0, judging))
+
+
+def judges(n_rows: int, eval_rows: str) -> Roles:
+    """Roles of rows that judge, and of no others: none of them is used.
+
+    Raises:
+        BenchError: there are fewer rows than are to judge.
+    """
+    where, judging = parse_eval_rows(eval_rows)
+    if judging > n_rows:
+        raise BenchError(f"--eval-rows is {eval_rows}, and there are {n_rows} rows in all: ask for fewer")
+    return Roles((0, 0), (0, 0), (n_rows - judging, n_rows) if where == "last" else (0, judging))
 
 
 def refuse_mixed(masks: Path, first_of: Mapping[int, int], parts: Roles) -> None:
@@ -224,13 +243,19 @@ class _Import(NamedTuple):
         """Check and link; gives what to print."""
         files = _Files.open(self.paths, self.wanted.split)
         n_rows, n_train = files.masks.shape
-        parts = roles(n_rows, self.given.eval_rows, self.given.tune_rows)
+        if self.given.judge_only:
+            parts = judges(n_rows, self.given.eval_rows)
+        else:
+            parts = roles(n_rows, self.given.eval_rows, self.given.tune_rows)
+        span = parts.eval if self.given.judge_only else (0, n_rows)
         if "datamodels" in self.paths:
             self._check_weights((n_train, files.n_targets))
         with atomic.folder(self.store) as folder:
-            hashes, first_of = self._checked(files, parts, folder)
+            hashes, first_of = self._checked(files, parts, folder, None if span == (0, n_rows) else span)
             placed = self._place(folder, kept)
-            np.save(folder / "_completed.npy", np.ones(n_rows, np.bool_), allow_pickle=False)
+            completed = np.zeros(n_rows, np.bool_)
+            completed[slice(*span)] = True
+            np.save(folder / "_completed.npy", completed, allow_pickle=False)
             schema = self._schema(files, kept)
             write_spec(folder, n_rows, schema)
             checksums = {_stored(kind): hashes[kind] for kind in placed}
@@ -278,9 +303,21 @@ class _Import(NamedTuple):
         if found != shape:
             raise InputError(f"{path}: weight has shape {list(found)}, where masks and margins say {list(shape)}")
 
-    def _checked(self, files: _Files, parts: Roles, folder: Path) -> tuple[dict[layout.Kind, str], dict[int, int]]:
-        """Read every file once; gives their hashes and which rows share a mask. Writes margins that are made here."""
+    def _checked(
+        self, files: _Files, parts: Roles, folder: Path, rows: tuple[int, int] | None
+    ) -> tuple[dict[layout.Kind, str], dict[int, int]]:
+        """Read every file once; gives their hashes and which rows share a mask. Writes margins that are made here.
+
+        Args:
+            files: opened.
+            parts: the roles of the rows.
+            folder: gets margins that are made.
+            rows: that are read; None for all.
+        """
         size = sum(path.stat().st_size for path in self.paths.values())
+        if rows is not None:
+            opened = [array for array in files if array is not None]
+            size -= sum(array.nbytes - (rows[1] - rows[0]) * array[0].nbytes for array in opened)
         hashes: dict[layout.Kind, str] = {}
         with self.progress.task("checking", size // 10**6, "MB") as advance, ExitStack() as stack:
             done = 0
@@ -290,14 +327,14 @@ class _Import(NamedTuple):
                 before, done = done, done + more
                 advance(done // 10**6 - before // 10**6)
 
-            masks = arrays.Masks(self.paths["masks"], files.masks.shape, self.wanted.alpha)
-            hashes["masks"] = arrays.stream(self.paths["masks"], files.masks, masks, count)
+            masks = arrays.Masks(self.paths["masks"], files.masks.shape, self.wanted.alpha, rows)
+            hashes["masks"] = arrays.stream(self.paths["masks"], files.masks, masks, count, rows)
             masks.check()
             first_of = masks.first_of()
             refuse_mixed(self.paths["masks"], first_of, parts)
             if files.margins is not None:
                 finite = arrays.Finite(self.paths["margins"])
-                hashes["margins"] = arrays.stream(self.paths["margins"], files.margins, finite, count)
+                hashes["margins"] = arrays.stream(self.paths["margins"], files.margins, finite, count, rows)
                 finite.check()
             if files.logits is not None:
                 finite = arrays.Finite(self.paths["logits"])
@@ -306,7 +343,7 @@ class _Import(NamedTuple):
                     labels = _labels(self.given.labels, files.logits)
                     file = stack.enter_context((folder / "margins.npy").open("wb"))
                     visit = _MarginsOf(file, files.logits, labels, finite, self.given.output)
-                hashes["logits"] = arrays.stream(self.paths["logits"], files.logits, visit, count)
+                hashes["logits"] = arrays.stream(self.paths["logits"], files.logits, visit, count, rows)
                 finite.check()
             if "datamodels" in self.paths:
                 hashes["datamodels"] = hashing.file(self.paths["datamodels"])
@@ -333,6 +370,7 @@ class _Import(NamedTuple):
     def _notes(self) -> list[str]:
         where, count = parse_eval_rows(self.given.eval_rows)
         notes = [_UNSAID.format(where, f"{count:,}")]
+        notes += [_JUDGE_ONLY] if self.given.judge_only else []
         notes += [_TRAIN] if self.wanted.split == "train" else []
         return [*notes, _MADE] if "margins" not in self.paths else notes
 

@@ -17,18 +17,16 @@ _ZERO = np.float32(0)
 
 
 @njit(cache=True, nogil=True)
-def scatter(g: Array, slots: Array, start: int, out: Array, first: int, last: int) -> None:
-    """Add gradients by the parameters `start … start + m` to the sums of examples `first:last`.
+def scatter(g: Array, slots: Array, start: int, out: Array) -> None:
+    """Add gradients by the parameters `start … start + m` to the sums of the examples.
 
     Args:
         g: float32 `[n, m]`.
         slots: int32 `[nonzeros, n_parameters]`.
         start: first of the parameters.
         out: float32 `[n, 2 · dim]`.
-        first: first example, inclusive.
-        last: last example, exclusive.
     """
-    for i in range(first, last):
+    for i in range(g.shape[0]):
         sums = out[i]
         for r in range(slots.shape[0]):
             own = slots[r, start : start + g.shape[1]]
@@ -37,7 +35,7 @@ def scatter(g: Array, slots: Array, start: int, out: Array, first: int, last: in
 
 
 @njit(cache=True, nogil=True)
-def scatter_outer(a: Array, b: Array, bias: bool, slots: Array, start: int, out: Array, first: int, last: int) -> None:
+def scatter_outer(a: Array, b: Array, bias: bool, slots: Array, start: int, out: Array) -> None:
     """The same for the outer products b aᵀ `[n, out, in]`, and b itself where there is a bias, without making them.
 
     Whatever is zero costs nothing: rectifiers leave many zeros in both.
@@ -49,12 +47,10 @@ def scatter_outer(a: Array, b: Array, bias: bool, slots: Array, start: int, out:
         slots: int32 `[nonzeros, n_parameters]`.
         start: first of the parameters.
         out: float32 `[n, 2 · dim]`.
-        first: first example, inclusive.
-        last: last example, exclusive.
     """
     n_in, n_out = a.shape[1], b.shape[1]
     values, places = np.empty(n_in, np.float32), np.empty(n_in, np.int64)
-    for i in range(first, last):
+    for i in range(a.shape[0]):
         sums, count = out[i], 0
         for k in range(n_in):
             if a[i, k] != _ZERO:

@@ -87,4 +87,4 @@ def _accuracies(axes: Axes, made: Removal) -> None:
     axes.set_xlabel("training examples removed, %")
     axes.set_ylabel("test accuracy, %")
     axes.set_title("b  Models without them, with 95% intervals")
-    axes.legend(title="removed", loc="lower left", handlelength=2.8, framealpha=1, edgecolor="none", borderpad=0.2)
+    axes.legend(title="removed", loc="best", handlelength=2.8, framealpha=1, edgecolor="none", borderpad=0.2)

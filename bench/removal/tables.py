@@ -42,14 +42,15 @@ def grid(made: Removal) -> Grid:
 def caption(made: Removal) -> list[str]:
     """What the table is of, and how memorization is spread."""
     told = made.memorization
+    limit = format(told["limit"], "g")
     what = "correctness" if made.outputs == "train_correct" else "margins"
     return [
         f"{made.setting}: {made.seeds} seeds each, without the most memorized of {made.n_train:,} training examples "
         f"and without random ones; {made.n_targets:,} test examples.",
         f"Memorization of {what}, from {made.runs:,} models (α = {made.alpha:g}): {told['near_zero']:.1%} within "
-        f"±{told['near']:g} of 0, median {told['median']:.3f}, 95% {told['q95']:.3f}, 99% {told['q99']:.3f}, largest "
-        f"{told['max']:.3f}; {told['above']} from {told['limit']:g} on, {told['below']} from −{told['limit']:g} down "
-        f"(median standard error {told['stderr']:.3f}); the top tenth holds {told['top_tenth']:.0%} of what is above 0.",
+        f"±{told['near']:g} of 0; median {told['median']:.3f}, 95% {told['q95']:.3f}, 99% {told['q99']:.3f}, largest "
+        f"{told['max']:.3f}; {told['above']} from {limit} on, {told['below']} from −{limit} down (median standard "
+        f"error {told['stderr']:.3f}); the top tenth holds {told['top_tenth']:.0%} of all above 0.",
     ]
 
 

@@ -69,6 +69,8 @@ def identify(folder: Path) -> Local:
     if worker is not None:
         return _of_worker(folder, worker)
     found = imported.read_imported(folder)
+    if found is not None and found.read != (0, found.n_rows):
+        raise InputError(f"{folder} was imported with --judge-only, most of it unread: import it without to share it")
     if found is not None:
         names = sorted({*found.checksums, "meta.json"})
         title = f"{found.title} ({found.source})"

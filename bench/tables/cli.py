@@ -141,10 +141,11 @@ def _lines(frame: Any, kind: str) -> str:
 
 
 def _text(value: Any) -> str:
+    import numpy as np
     import pandas as pd
 
     if value is None or pd.isna(value):
         return "–"
-    if value is True or value is False:
+    if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)
