@@ -281,14 +281,14 @@ def _add_lds(verbs: Any) -> argparse.ArgumentParser:
         help="of the predicted margins (auto: float64 where it is quick)",
     )
     made.add_argument(
-        "--allow-leak",
-        action="store_true",
-        help="with --store: score what is known to be made from rows that judge; the result is stamped with it",
-    )
-    made.add_argument(
         "--targets",
         metavar="A-B,…",
         help="only these, from 0 on, as 0-99 or 0-99,250 (all); scores are of these alone, or of all",
+    )
+    made.add_argument(
+        "--allow-leak",
+        action="store_true",
+        help="with --store: score what is known to be made from rows that judge; the result is stamped with it",
     )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")

@@ -69,9 +69,10 @@ def unmap(array: NDArray[Any]) -> None:
     mapped: Any = array
     while mapped is not None and not isinstance(mapped, np.memmap):
         mapped = getattr(mapped, "base", None)
+    if mapped is None or mapped.mode != "r":  # of a map that is written to privately, what was written would be lost
+        return
     pages = getattr(mapped, "_mmap", None)
-    # Of a map that can be written to privately, what was written would be lost.
-    if pages is not None and mapped.mode == "r" and len(pages) > _LARGE and hasattr(mmap, "MADV_DONTNEED"):
+    if pages is not None and len(pages) > _LARGE and hasattr(mmap, "MADV_DONTNEED"):
         pages.madvise(mmap.MADV_DONTNEED)
 
 

@@ -10,7 +10,7 @@ With `judge_only` there is nothing but eval subsets, `repeats` rows each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import comb
+from math import comb, lgamma, log
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -194,9 +194,10 @@ def check_distinct(seed: int, plan: Plan, n_train: int, alpha: float) -> None:
     """
     subset_of_row, group_of_row = plan.layout()
     size = subset_size(n_train, alpha)
-    possible = comb(n_train, size)
-    if plan.n_rows**2 < 1e-9 * possible:
+    logarithm = lgamma(n_train + 1) - lgamma(size + 1) - lgamma(n_train - size + 1)
+    if logarithm > 2 * log(plan.n_rows) + log(1e9):
         return
+    possible = comb(n_train, size)
     first: dict[bytes, int] = {}
     for row, subset in enumerate(subset_of_row):
         other = first.setdefault(kept(seed, int(subset), n_train, alpha).tobytes(), row)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.kfac import check_damping
 from bench.methods import Method, Needs
 from bench.task import Task
 
@@ -25,6 +26,7 @@ class EKFAC(Method):
     growth = "checkpoints × (layer widths³ + n_train × n_targets × parameters)"
 
     def __init__(self, checkpoints: int = 3, damping: float | Literal["library", "tune"] = "library") -> None:
+        check_damping(damping)
         self.checkpoints, self.damping = checkpoints, damping
 
     @property

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.kfac import EKFAC
+from bench.kfac import EKFAC, check_damping
 from bench.methods import Method, Needs
 from bench.task import Task, TrainedOn
 
-DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+DAMPINGS = (0.0, 0.01, 0.1, 1.0, 10.0)  # 0 is weight decay alone
 
 
 class DirectEKFAC(Method):
@@ -36,6 +36,7 @@ class DirectEKFAC(Method):
         fisher: Literal["exact", "sampled"] = "exact",
         trained_on: TrainedOn = "all",
     ) -> None:
+        check_damping(damping)
         self.checkpoints, self.damping, self.fisher, self.trained_on = checkpoints, damping, fisher, trained_on
 
     @property

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from bench import gradients, methods
 from bench.datasets import Architecture, Data, Recipe, Setting
-from bench.errors import InputError, UnmetError
+from bench.errors import BenchError, InputError, UnmetError
 from bench.influence import Influence
 from bench.judge import Judge
 from bench.kfac import EKFAC, Fisher
@@ -226,7 +227,7 @@ def test_tuning_takes_the_best_on_the_tune_rows_at_all_checkpoints(small: Bench)
     found = small.attribute(one)
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {}
-    for level in (0.001, 0.01, 0.1, 1.0, 10.0):
+    for level in (0.0, 0.01, 0.1, 1.0, 10.0):
         (fixed,) = methods.chosen([f"ekfac-direct:checkpoints=2,damping={level}"])
         candidates[level] = small.attribute(fixed).scores
     best = max(candidates, key=lambda level: tune.score(candidates[level]).mean)
@@ -293,6 +294,26 @@ def test_through_kronfluence(strategy: str, small: Bench, monkeypatch: pytest.Mo
     np.testing.assert_allclose(again.scores, first.scores, rtol=1e-5, atol=1e-7)
     assert first.cost.disk_bytes > first.scores.nbytes
     assert sorted(p.name for p in small.folder.iterdir()) == ["checkpoints", "gt"]
+
+
+@pytest.mark.parametrize("name", ["kfac", "ekfac", "ekfac-direct"])
+def test_a_damping_is_at_least_0(name: str) -> None:
+    with pytest.raises(BenchError, match=r"damping is -0\.1: it is a number of at least 0"):
+        methods.chosen([f"{name}:damping=-0.1"])
+    with pytest.raises(BenchError, match="the parameter damping is 'much'"):
+        methods.chosen([f"{name}:damping=much"])
+
+
+def test_without_the_package_the_sentence_says_how_to_get_it(small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("bench.packages.version", missing)
+    said = small.unmet(methods.chosen(["ekfac"])[0])
+    assert said is not None
+    assert "kronfluence" in said
+    assert said.endswith("pip install 'ldsbench[kronfluence]'")
+    assert small.unmet(methods.chosen(["ekfac-direct"])[0]) is None
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

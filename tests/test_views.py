@@ -126,6 +126,7 @@ def board(*rows: Row) -> Leaderboard:
             "d 3 was best on the tune rows, of 1, 2, 3; it is at the end of them, so a better one may lie beyond",
         ),
         (["1", "2"], "1", "d 1 was best on the tune rows, of 1, 2"),
+        (["0", "1", "2"], "0", "d 0 was best on the tune rows, of 0, 1, 2"),
         ([str(i) for i in range(9)], "4", "d 4 was best on the tune rows, of 0, 1, …, 8 (9)"),
     ],
 )

@@ -66,7 +66,7 @@ def said(search: SearchRow) -> str:
     values = list(search.tried)
     others = ", ".join(values) if len(values) <= 7 else f"{values[0]}, {values[1]}, …, {values[-1]} ({len(values)})"
     text = f"{search.what} {search.chosen} was best on the tune rows, of {others}"
-    at_end = len(values) > 2 and search.chosen in (values[0], values[-1])
+    at_end = len(values) > 2 and search.chosen in (values[0], values[-1]) and search.chosen != "0"  # none is below it
     return f"{text}; it is at the end of them, so a better one may lie beyond" if at_end else text
 
 

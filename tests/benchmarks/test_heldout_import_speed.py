@@ -24,6 +24,14 @@ import pytest
 RUNS, TRAIN, TEST, RATIO = 10_000, 5_000, 1_000, 0.7
 NAMES = (*(f"{kind}_{split}" for kind in ("correctness", "index") for split in ("train", "removed", "test")),)
 
+CALL = """
+import pathlib, sys
+from bench.cli import main
+assert main(sys.argv[1:]) == 0
+status = pathlib.Path("/proc/self/status")
+print(*[line for line in status.read_text().splitlines() if line.startswith("VmHWM")] if status.exists() else "?")
+"""
+
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -83,10 +91,8 @@ def command(files: list[Path]) -> None:
     folder = files[0].parents[2]
     shutil.rmtree(folder.parent / "store", ignore_errors=True)
     words = ["import", "heldout-influence", str(folder), str(folder.parent / "store"), "--quiet"]
-    made = "import resource, sys; from bench.cli import main; assert main(sys.argv[1:]) == 0; "
-    made += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    ended = subprocess.run([sys.executable, "-c", made, *words], check=True, stdout=subprocess.PIPE, text=True)
-    print(f"\nat most {int(ended.stdout.split()[-1]) / 1e3:.0f} MB in the process")
+    ended = subprocess.run([sys.executable, "-c", CALL, *words], check=True, stdout=subprocess.PIPE, text=True)
+    print("\n" + ended.stdout.splitlines()[-1])
 
 
 WAYS: dict[str, Callable[[list[Path]], None]] = {
