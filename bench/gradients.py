@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import factors
 from bench.models import Flat
 from bench.outputs import margins
 from bench.recipes import Output
 
 Quantity = Literal["loss", "margin"]
 
+_CHUNK_BYTES = 256 * 2**20
+_LEFT_BYTES = 2**30
 
-def _scalar(
-    flat: Flat, buffers: Tensor, quantity: Quantity, output: Output, smoothing: float
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    def value(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        logits = flat(torch.cat([vector, buffers]), x.unsqueeze(0))
-        if quantity == "loss":
-            return F.cross_entropy(logits, y.unsqueeze(0), label_smoothing=smoothing)
-        return margins(logits, y.unsqueeze(0), output).squeeze(0)
 
-    return value
+@dataclass(frozen=True)
+class Examples:
+    """Examples, and what is differentiated at each.
+
+    Attributes:
+        x: `[n, …]`; y: labels `[n]`.
+        quantity: their cross-entropy loss, or their margin.
+        output: which margin.
+        smoothing: of the labels, for the loss.
+    """
+
+    x: Tensor
+    y: Tensor
+    quantity: Quantity
+    output: Output = "logsumexp"
+    smoothing: float = 0.0
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.y)
+
+    def __getitem__(self, part: slice) -> Examples:
+        """Some of them."""
+        return replace(self, x=self.x[part], y=self.y[part])
+
+    def values(self, logits: Tensor) -> Tensor:
+        """What is differentiated, `[n]`, of the logits `[n, C]`."""
+        if self.quantity == "loss":
+            return F.cross_entropy(logits, self.y, reduction="none", label_smoothing=self.smoothing)
+        return margins(logits, self.y, self.output)
 
 
 def chunks(
@@ -37,9 +62,12 @@ def chunks(
     output: Output = "logsumexp",
     *,
     smoothing: float = 0.0,
-    max_bytes: int = 256 * 2**20,
+    max_bytes: int = _CHUNK_BYTES,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Gradients of each example's cross-entropy loss, or margin, with respect to the parameters.
+
+    Of a plain stack of layers they are made by one backward pass a chunk (`bench.factors`), of other models by
+    torch.func: the same numbers.
 
     Args:
         flat: the model.
@@ -54,14 +82,45 @@ def chunks(
     Yields:
         A slice of the examples and their gradients `[len(slice), n_parameters]`.
     """
+    examples = Examples(x, y, quantity, output, smoothing)
+    layers = factors.stack(flat.module)
+    if layers is None:
+        yield from _by_vmap(flat, vector, examples, max_bytes)
+        return
+    pieces = flat.pieces(vector)
+    for part in slices(flat, vector, examples, max_bytes, dense=4):
+        some = examples[part]
+        made, _ = factors.parts(layers, pieces, some.x, some.values)
+        yield part, factors.dense(made)
+
+
+def slices(
+    flat: Flat, vector: Tensor, examples: Examples, max_bytes: int, *, dense: int, at_most: int = 2**31
+) -> Iterator[slice]:
+    """Chunks of examples of a plain stack whose factors, and `dense` gradients of each, fit into `max_bytes`."""
+    if not len(examples):
+        return
+    layers, one = factors.stack(flat.module), examples[:1]
+    assert layers is not None
+    each = factors.room(factors.parts(layers, flat.pieces(vector), one.x, one.values)[0])
+    step = min(at_most, max(1, max_bytes // (vector.element_size() * max(dense * len(vector), 2 * each))))
+    for at in range(0, len(examples), step):
+        yield slice(at, min(at + step, len(examples)))
+
+
+def _by_vmap(flat: Flat, vector: Tensor, examples: Examples, max_bytes: int) -> Iterator[tuple[slice, Tensor]]:
     vector, buffers = vector.split([flat.n_parameters, len(vector) - flat.n_parameters])
-    value = _scalar(flat, buffers, quantity, output, smoothing)
-    gradient = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0, 0))
+
+    def value(vector: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        logits = flat(torch.cat([vector, buffers]), x.unsqueeze(0))
+        return replace(examples, y=y.unsqueeze(0)).values(logits).squeeze(0)
+
+    gradient: Callable[..., Tensor] = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0, 0))
     step = max(1, max_bytes // (4 * vector.element_size() * len(vector)))
-    for at in range(0, len(y), step):
-        part = slice(at, min(at + step, len(y)))
+    for at in range(0, len(examples), step):
+        part = slice(at, min(at + step, len(examples)))
         with torch.no_grad():
-            yield part, gradient(vector, x[part], y[part])
+            yield part, gradient(vector, examples.x[part], examples.y[part])
 
 
 def stacked(
@@ -69,3 +128,47 @@ def stacked(
 ) -> Tensor:
     """All of `chunks` in one tensor `[n, n_parameters]`."""
     return torch.cat([g for _, g in chunks(flat, vector, x, y, quantity, output)])
+
+
+def products(flat: Flat, vector: Tensor, left: Examples, right: Examples) -> Tensor:
+    """Dot products of the gradients at two sets of examples, `[len(left), len(right)]`.
+
+    Of a stack of linear layers they come from the layers' inputs and output gradients, Σ_l (a·a′ + 1)(b·b′), and no
+    gradient is ever made; otherwise from chunks of gradients, at most 1 GiB of them at a time.
+    """
+    made = vector.new_empty(len(left), len(right))
+    layers = factors.stack(flat.module)
+    if layers is not None and not any(isinstance(layer, nn.Conv2d) for layer in layers):
+        pieces = flat.pieces(vector)
+        for at in slices(flat, vector, left, _CHUNK_BYTES, dense=0):
+            ours, _ = factors.parts(layers, pieces, left[at].x, left[at].values)
+            for to in slices(flat, vector, right, _CHUNK_BYTES, dense=0):
+                theirs, _ = factors.parts(layers, pieces, right[to].x, right[to].values)
+                made[at, to] = _of_factors(ours, theirs)
+        return made
+    # Of a large model not all gradients fit into memory: as many of the left as do, and for them all of the right.
+    for at, g in chunks(flat, vector, *_arguments(left), smoothing=left.smoothing, max_bytes=_LEFT_BYTES):
+        for to, h in chunks(flat, vector, *_arguments(right), smoothing=right.smoothing):
+            torch.mm(g, h.T, out=made[at, to])
+    return made
+
+
+def norms(flat: Flat, vector: Tensor, of: Examples) -> Tensor:
+    """Lengths of the gradients, `[len(of)]`."""
+    return torch.cat([g.norm(dim=1) for _, g in chunks(flat, vector, *_arguments(of), smoothing=of.smoothing)])
+
+
+def _arguments(of: Examples) -> tuple[Tensor, Tensor, Quantity, Output]:
+    return of.x, of.y, of.quantity, of.output
+
+
+def _of_factors(ours: list[factors.Part], theirs: list[factors.Part]) -> Tensor:
+    total: Tensor | None = None
+    for one, other in zip(ours, theirs, strict=True):
+        inputs = one.a @ other.a.T
+        if one.layer.bias is not None:
+            inputs += 1
+        product = inputs.mul_(one.b @ other.b.T)
+        total = product if total is None else total.add_(product)
+    assert total is not None
+    return total

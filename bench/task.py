@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from bench.models import Flat
     from bench.recipes import Output
     from bench.store import GroundTruth, Rows
-    from bench.train import Trainer
+    from bench.subsets import Protocol
+    from bench.train import Trainer, TrainingRun
+    from bench.trajectory import Trajectory
 
 L = TypeVar("L")
+TrainedOn = Literal["all", "subsets"]
 
 
 @dataclass
@@ -35,20 +38,21 @@ class Usage:
 
     Attributes:
         rows: rows of the ground truth it was given.
-        checkpoints: full-set models trained for it.
+        checkpoints: full-set models trained for it; on_subsets: models trained for it on random subsets.
         train_seconds: worker-seconds that training all of these took.
         waited: wall-clock seconds that the method waited for checkpoints; not part of attributing.
     """
 
     rows: set[int] = field(default_factory=set)
     checkpoints: int = 0
+    on_subsets: int = 0
     train_seconds: float = 0.0
     waited: float = 0.0
 
     @property
     def models(self) -> int:
         """Models trained for it."""
-        return len(self.rows) + self.checkpoints
+        return len(self.rows) + self.checkpoints + self.on_subsets
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,10 @@ def _read_only(data: Data) -> Data:
     return replace(data, **views)
 
 
+def _text(label: object) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label)
+
+
 class Task:
     """The one argument of `Method.attribute`.
 
@@ -148,6 +156,11 @@ class Task:
     def device(self) -> torch.device:
         """Torch device to work on."""
         return self._trainer.device
+
+    @property
+    def protocol(self) -> Protocol:
+        """Whether the subset models have a seed each, `expectation`, or all that of checkpoint 0, `single-model`."""
+        return self._trainer.protocol
 
     def note(self, text: str) -> None:
         """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
@@ -206,17 +219,63 @@ class Task:
         flat = self.flat
         return [flat().load(vector) for vector in self.checkpoint_vectors(count)]
 
-    def checkpoint_vectors(self, count: int) -> torch.Tensor:
-        """The same as state vectors, float32 `[count, n_state]` (see `Flat`), for `task.flat()`."""
+    def checkpoint_vectors(self, count: int, trained_on: TrainedOn = "all") -> torch.Tensor:
+        """The same as state vectors, float32 `[count, n_state]` (see `Flat`), for `task.flat()`.
+
+        Args:
+            count: how many.
+            trained_on: `all` training examples, or each on a random one of `subsets` of the share α that those which
+                judge have. The subsets are drawn for the checkpoints alone: none is a row's.
+        """
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
-        vectors, seconds = self._pool.get(count)
+        pool: Pool = self._pool
+        counted: Literal["checkpoints", "on_subsets"] = "checkpoints"
+        if trained_on == "subsets":
+            pool, counted = self._pool.on_subsets(self.alpha), "on_subsets"
+        vectors, seconds = pool.get(count)
         self.usage.waited += time.perf_counter() - began
-        if count > self.usage.checkpoints:
-            self.usage.checkpoints, new = count, count - self.usage.checkpoints
-            self.usage.train_seconds += seconds * new / count
+        self._charge(counted, count, seconds / count)
         return vectors
+
+    def trajectory(self, number: int, states: int) -> Trajectory:
+        """States that checkpoint `number` (from 0) passed through in training, the last of them itself.
+
+        It is charged as `checkpoint_vectors(number + 1)` is: a model and its past are one model.
+
+        Args:
+            number: which checkpoint.
+            states: how many states, evenly spread over its steps.
+
+        Raises:
+            InputError: a number below 0, or fewer than one state, or more than it has steps.
+            UnmetError: the recipe is not of plain SGD steps on unaugmented batches.
+        """
+        if number < 0:
+            raise InputError(f"checkpoint {number} is asked for: they are numbered from 0")
+        began = time.perf_counter()
+        run, seconds = self._pool.trajectory(number, states)
+        self.usage.waited += time.perf_counter() - began
+        self._charge("checkpoints", number + 1, seconds)
+        return run
+
+    def _charge(self, counted: Literal["checkpoints", "on_subsets"], count: int, seconds_each: float) -> None:
+        new = count - getattr(self.usage, counted)
+        if new > 0:
+            setattr(self.usage, counted, count)
+            self.usage.train_seconds += seconds_each * new
+
+    def training_run(self, number: int = 0) -> TrainingRun:
+        """How checkpoint `number` was trained: initial state, batches, learning rates; it is charged as that is.
+
+        By the protocol `single-model` checkpoint 0 is the run that the subset models leave examples out of.
+
+        Raises:
+            BenchError: the setting's recipe is not plain SGD, which a method says that it needs by `Needs.plain_sgd`.
+        """
+        self.checkpoint_vectors(number + 1)
+        return self._pool.run(number)
 
     def flat(self) -> Flat:
         """A fresh module whose parameters are one vector: `flat(vector, x)` gives logits, `flat.load` a module."""
@@ -240,15 +299,15 @@ class Task:
         tried: dict[str, float | None] = {}
         for label, scores in candidates:
             if not np.isfinite(scores).any():
-                tried[str(label)] = None
+                tried[_text(label)] = None
                 continue
             mean = lds(scores, rows.masks, rows.margins, ranks=ranks, undefined="zero").mean
-            tried[str(label)] = mean
+            tried[_text(label)] = mean
             if best is None or mean > best[0]:
                 best = mean, label, scores
         if best is None:
             raise BenchError("there is no candidate with finite scores to choose from")
-        self.searches.append(Search(what, str(best[1]), tried))
+        self.searches.append(Search(what, _text(best[1]), tried))
         return best[1], best[2]
 
     def guarded(self) -> Guard:

@@ -6,22 +6,26 @@ Charpiat et al. (2019), "Input similarity from the neural network perspective".
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import gradients
-from bench.methods import Method
+from bench.gradients import Examples, products
+from bench.methods import Method, Needs
 from bench.task import Task
 
 
 class GradDot(Method):
+    citation = 'Charpiat et al. (2019), "Input similarity from the neural network perspective"'
+    growth = "checkpoints × n_train × n_targets × parameters"
+
     def __init__(self, checkpoints: int = 5) -> None:
         self.checkpoints = checkpoints
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(checkpoints=self.checkpoints)
+
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        train, test = task.inputs("train"), task.inputs("test")
-        smoothing = task.setting.recipe.label_smoothing
+        train = Examples(*task.inputs("train"), "loss", smoothing=task.setting.recipe.label_smoothing)
+        test = Examples(*task.inputs("test"), "margin", task.output)
         scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
-            # Of a large model not all gradients fit into memory: as many targets as do, and for them all of training.
-            for at, targets in gradients.chunks(task.flat(), vector, *test, "margin", task.output, max_bytes=2**32):
-                for part, g in gradients.chunks(task.flat(), vector, *train, "loss", smoothing=smoothing):
-                    scores[part, at] -= (g @ targets.T).cpu().numpy() / self.checkpoints
+            scores -= products(task.flat(), vector, train, test).cpu().numpy() / self.checkpoints
         return scores

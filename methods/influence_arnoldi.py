@@ -26,6 +26,7 @@ FLAT = 1e-6  # eigenvalues below this share of the largest are rounding errors
 
 class InfluenceArnoldi(Method):
     variants = ({}, {"damping": "tune"}, {"damping": "tune", "rest": "damped"})
+    default = False
     citation = "Schioppa, Zablotskaia, Vilar, Sokolov (2022), Scaling up influence functions"
     growth = "checkpoints × (iterations + rank) × n_train × parameters; memory iterations × parameters"
 
@@ -43,7 +44,7 @@ class InfluenceArnoldi(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0)
+        return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, train, test = task.setting.recipe, task.inputs("train"), task.inputs("test")
@@ -73,6 +74,5 @@ class InfluenceArnoldi(Method):
                     one[:, part] += made.cpu().numpy() / self.checkpoints
         best: NDArray[np.float32] = total[0]
         if self.damping == "tune":
-            damping, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
-            task.note(f"damping {damping:g} was best on the tune rows")
+            _, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
         return best

@@ -44,7 +44,7 @@ class InfluenceCg(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0)
+        return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, (x, y) = task.setting.recipe, task.inputs("test")
@@ -71,6 +71,5 @@ class InfluenceCg(Method):
             task.note(f"not converged: a relative residual of {residual:.1e} is left after {steps} iterations")
         best: NDArray[np.float32] = total[0]
         if self.damping == "tune":
-            damping, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
-            task.note(f"damping {damping:g} was best on the tune rows")
+            _, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
         return best

@@ -44,7 +44,7 @@ class InfluenceLissa(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0)
+        return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         damping = self.damping
@@ -54,7 +54,6 @@ class InfluenceLissa(Method):
             if damping == "tune":
                 tried = {d: self._scores(task, vector, d) for d in DAMPINGS}
                 best, scores = task.choose((d, made) for d, (made, _) in tried.items())
-                task.note(f"damping {best:g} was best on the tune rows")
                 damping, residual = best, tried[best][1]
             else:
                 scores, residual = self._scores(task, vector, damping)

@@ -23,6 +23,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 
 class Representer(Method):
     variants = ({}, {"l2": "tune"})
+    default = False
     citation = "Yeh, Kim, Yen, Ravikumar (2018), Representer point selection for explaining deep neural networks"
     growth = "checkpoints × (n_train × features of the last layer × Newton steps + n_train × n_targets × features)"
 
@@ -31,7 +32,7 @@ class Representer(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.l2 == "tune" else 0)
+        return Needs(tune_rows=2 if self.l2 == "tune" else 0, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, (x, y), (test_x, test_y) = task.setting.recipe, task.inputs("train"), task.inputs("test")
@@ -45,6 +46,5 @@ class Representer(Method):
                 into += fitted.scores(test, test_y, task.output).cpu().numpy().astype(np.float32) / self.checkpoints
         best: NDArray[np.float32] = total[0]
         if self.l2 == "tune":
-            penalty, best = task.choose(zip(PENALTIES, total, strict=True), "l2")
-            task.note(f"l2 {penalty:g} was best on the tune rows")
+            _, best = task.choose(zip(PENALTIES, total, strict=True), "l2")
         return best

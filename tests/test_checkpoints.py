@@ -109,14 +109,14 @@ def test_damaged_file_is_named_and_trained_anew(
     torch.testing.assert_close(vectors, again, atol=1e-5, rtol=0)
     assert torch.equal(vectors[[0, 2]], again[[0, 2]])
     assert quiet.log is not None
-    assert f"the checkpoint {path.name} is torn or altered" in quiet.log.read_text()
+    assert f"{path.name} is torn or altered" in quiet.log.read_text()
     for name in before:
         if name != path.name:
             assert (tmp_path / name).stat().st_mtime_ns == before[name][0]
     assert torch.equal(pool().get(3)[0], again)
 
 
-def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_path: Path) -> None:
+def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_path: Path, quiet: Progress) -> None:
     mine, _ = pool().get(1)
     other, _ = pool(seed=1, key="m" * 64).get(1)
     assert (mine - other).abs().max() > 0.01
@@ -124,6 +124,8 @@ def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_p
     # The name carries 16 digits of the key; the file carries all of it.
     shutil.copy(tmp_path / f"0000-{'m' * 16}.npz", tmp_path / f"0000-{'k' * 16}.npz")
     torch.testing.assert_close(pool().get(1)[0], mine, atol=1e-5, rtol=0)
+    assert quiet.log is not None
+    assert f"0000-{'k' * 16}.npz is torn or altered, or of another setting" in quiet.log.read_text()
 
 
 def test_share_no_model_with_a_row(pool: Callable[..., Pool], trainer: Trainer) -> None:
@@ -158,3 +160,34 @@ def test_a_failure_does_not_stop_the_next(pool: Callable[..., Pool], monkeypatch
 
 def raise_no(*_: object) -> None:
     raise BenchError("no")
+
+
+def test_on_subsets_are_models_of_subsets_of_their_own(
+    pool: Callable[..., Pool], trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everywhere = pool()
+    made = everywhere.on_subsets(0.3)
+    assert made is everywhere.on_subsets(0.3)
+    vectors, seconds = made.get(3)
+    assert seconds > 0
+    kept = [made.examples(number) for number in range(3)]
+    assert [len(np.unique(examples)) for examples in kept] == [12, 12, 12]
+    assert len({tuple(examples) for examples in kept}) == 3
+    judged = {tuple(subsets.kept(0, row, 40, 0.3)) for row in range(1000)}
+    assert not judged & {tuple(examples) for examples in kept}
+    for number, vector in enumerate(vectors):
+        (alone,) = trainer.train([kept[number]], [made._model_seed(number)])
+        torch.testing.assert_close(vector, alone, atol=1e-5, rtol=0)
+    full, _ = everywhere.get(3)
+    assert (full - vectors).abs().max(1).values.min() > 0.01
+    assert names(tmp_path) == sorted(f"000{n}{kind}-{'k' * 16}.npz" for n in range(3) for kind in ("", "-0.3"))
+    # A file of the other kind under this one's name is not taken for it.
+    shutil.copy(tmp_path / f"0000-{'k' * 16}.npz", tmp_path / f"0000-0.3-{'k' * 16}.npz")
+    again, _ = pool().on_subsets(0.3).get(3)
+    torch.testing.assert_close(again, vectors, atol=1e-5, rtol=0)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a kept checkpoint was trained again")
+
+    monkeypatch.setattr(Trainer, "train", refuse)
+    assert torch.equal(pool().on_subsets(0.3).get(3)[0], again)

@@ -291,10 +291,13 @@ def test_explicit_method_is_the_dense_reference(toy: Setting, toy_data: Data, tm
 @pytest.mark.parametrize("name", ["influence-cg", "influence-lissa", "influence-arnoldi", "representer"])
 def test_tuning_takes_one_of_the_candidates(small: Bench, name: str) -> None:
     what = "l2" if name == "representer" else "damping"
-    made, notes = _attribute(small, f"{name}:{what}=tune,checkpoints=1")
-    (note,) = [text for text in notes if "was best on the tune rows" in text]
-    chosen = note.split()[1]
-    again, _ = _attribute(small, f"{name}:{what}={float(chosen)},checkpoints=1")
+    (one,) = methods.chosen([f"{name}:{what}=tune,checkpoints=1"])
+    task = small.task(one, small.folder)
+    made = one.method.attribute(task)
+    (search,) = task.searches
+    assert search.what == what
+    assert search.chosen in search.tried
+    again, _ = _attribute(small, f"{name}:{what}={float(search.chosen)},checkpoints=1")
     np.testing.assert_allclose(made, again, rtol=1e-2, atol=1e-2 * np.abs(made).max())
 
 

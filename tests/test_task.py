@@ -133,6 +133,14 @@ def test_only_the_rows_asked_for_are_charged(task: Task) -> None:
     assert task.usage.models == 3
 
 
+def test_checkpoints_on_subsets_are_charged_apart(task: Task) -> None:
+    full, part = task.checkpoint_vectors(2), task.checkpoint_vectors(3, "subsets")
+    task.checkpoint_vectors(1, "subsets")
+    assert (task.usage.checkpoints, task.usage.on_subsets, task.usage.models) == (2, 3, 5)
+    assert task.usage.train_seconds > 0
+    assert float((full[:2] - part[:2]).abs().max()) > 0.01
+
+
 def test_checkpoints_differ_and_a_prefix_stays(task: Task) -> None:
     one, three = task.checkpoint_vectors(1), task.checkpoint_vectors(3)
     assert bool((one[0] == three[0]).all())
