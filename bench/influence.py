@@ -25,6 +25,10 @@ from bench.subsets import subset_size
 if TYPE_CHECKING:
     from bench.task import Task
 
+Damping = float | Literal["early-stopping"]
+DAMPINGS: tuple[Damping, ...] = ("early-stopping", 0.01, 0.1, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""What influence functions choose from on tune rows."""
+
 _CHUNK_BYTES = 256 * 2**20
 _FLOAT32_FROM = 0.1
 _DOUBLE_UP_TO = 10_000  # parameters: a float64 matrix of more takes over 800 MB
@@ -87,7 +91,7 @@ def effects(flat: Flat, vector: Tensor, train: tuple[Tensor, Tensor], solved: Te
     return made.mul_(-1 / n)
 
 
-def ridge(damping: float | Literal["early-stopping"], unit: float, task: Task) -> float:
+def ridge(damping: Damping, unit: float, task: Task) -> float:
     """λ of a damping: in units of the mean diagonal `unit`, or the ridge that the recipe's steps amount to."""
     if damping == "early-stopping":
         return task.setting.recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))

@@ -3,7 +3,8 @@
 Koh and Liang (2017), "Understanding black-box predictions via influence functions". Exact for a converged logistic
 regression with `damping=0` (which needs weight decay: without it the matrix is singular). `damping` is a ridge in
 units of the matrix's mean diagonal, or `early-stopping`: the ridge that the recipe's number of steps amounts to
-(`Recipe.early_stopping_ridge`), or `tune`: the best of DAMPINGS by LDS on the tune rows, at the first checkpoint.
+(`Recipe.early_stopping_ridge`), or `tune`: the best of `bench.influence.DAMPINGS` by LDS on the tune rows, at the first
+checkpoint.
 """
 
 from typing import Literal
@@ -11,12 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import influence
 from bench.influence import Influence
 from bench.methods import Method, Needs
-from bench.subsets import subset_size
 from bench.task import Task
-
-DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 class ExplicitInfluence(Method):
@@ -40,13 +39,9 @@ class ExplicitInfluence(Method):
         for vector in task.checkpoint_vectors(self.checkpoints):
             train, test = task.inputs("train"), task.inputs("test")
             one = Influence(task.flat(), vector, train, test, recipe.weight_decay, task.output, recipe.label_smoothing)
-            unit = one.mean_diagonal
-            if damping == "tune":
-                damping, scores = task.choose((d, one.scores(d * unit).cpu().numpy()) for d in DAMPINGS)
-            elif damping == "early-stopping":
-                ridge = recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))
-                scores = one.scores(ridge).cpu().numpy()
-            else:
-                scores = one.scores(damping * unit).cpu().numpy()
+            candidates = influence.DAMPINGS if damping == "tune" else (damping,)
+            ridges = [influence.ridge(d, one.mean_diagonal, task) for d in candidates]
+            made = ((d, one.scores(r).cpu().numpy()) for d, r in zip(candidates, ridges, strict=True))
+            damping, scores = task.choose(made) if damping == "tune" else next(made)
             total += scores / self.checkpoints
         return total

@@ -4,8 +4,8 @@ Schioppa, Zablotskaia, Vilar and Sokolov (2022), "Scaling up influence functions
 `rank` eigenvectors of largest eigenvalue in the Krylov space of `iterations` products, and divided by eigenvalues.
 `rest=drop` leaves all other directions out, as the paper does; `rest=damped` takes their curvature for 0, so that
 damping and weight decay are what they are divided by. `damping` is a ridge in units of the Gauss–Newton matrix's mean
-diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or `tune`: the best of DAMPINGS by LDS on the tune rows,
-of the mean over all checkpoints.
+diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or `tune`: the best of `bench.influence.DAMPINGS` by
+LDS on the tune rows, of the mean over all checkpoints.
 """
 
 from typing import Literal
@@ -20,14 +20,13 @@ from bench.errors import InputError
 from bench.methods import Method, Needs
 from bench.task import Task
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
 FLAT = 1e-6  # eigenvalues below this share of the largest are rounding errors
 
 
 class InfluenceArnoldi(Method):
     variants = ({}, {"damping": "tune"}, {"damping": "tune", "rest": "damped"})
     default = False
-    citation = "Schioppa, Zablotskaia, Vilar, Sokolov (2022), Scaling up influence functions"
+    citation = 'Schioppa, Zablotskaia, Vilar and Sokolov (2022), "Scaling up influence functions"'
     growth = "checkpoints × (iterations + rank) × n_train × parameters; memory iterations × parameters"
 
     def __init__(
@@ -35,7 +34,7 @@ class InfluenceArnoldi(Method):
         checkpoints: int = 3,
         rank: int = 100,
         iterations: int = 200,
-        damping: float | Literal["early-stopping", "tune"] = 0.0,
+        damping: influence.Damping | Literal["tune"] = 0.0,
         rest: Literal["drop", "damped"] = "drop",
         curvature: Kind = "gauss-newton",
     ) -> None:
@@ -48,7 +47,7 @@ class InfluenceArnoldi(Method):
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, train, test = task.setting.recipe, task.inputs("train"), task.inputs("test")
-        n, dampings = task.data.n_train, DAMPINGS if self.damping == "tune" else (self.damping,)
+        n, dampings = task.data.n_train, influence.DAMPINGS if self.damping == "tune" else (self.damping,)
         total = np.zeros((len(dampings), n, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
             flat = task.flat()
@@ -74,5 +73,5 @@ class InfluenceArnoldi(Method):
                     one[:, part] += made.cpu().numpy() / self.checkpoints
         best: NDArray[np.float32] = total[0]
         if self.damping == "tune":
-            _, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
+            _, best = task.choose(zip(dampings, total, strict=True), "damping")
         return best

@@ -3,10 +3,10 @@
 Koh and Liang (2017), section 3; the conjugate gradient is Martens's (2010), "Deep learning via Hessian-free
 optimization". It solves the same equations as `influence`, without a matrix of parameters × parameters. `damping` is a
 ridge in units of the Gauss–Newton matrix's mean diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or
-`tune`: the best of DAMPINGS by LDS on the tune rows, of the mean over all checkpoints; all of them come out of one
-solve (`bench.conjugate_gradient`). The `deflate` largest eigenpairs, found first by twice as many products with one
-vector, are taken out of it: on digits/mlp 3 iterations are left of 28, and 9 of 95 when tuned. `hessian` is not
-positive definite away from a minimum, and may need more damping.
+`tune`: the best of `bench.influence.DAMPINGS` by LDS on the tune rows, of the mean over all checkpoints; all of them
+come out of one solve (`bench.conjugate_gradient`). The `deflate` largest eigenpairs, found first by twice as many
+products with one vector, are taken out of it: on digits/mlp 3 iterations are left of 28. `hessian` is not positive
+definite away from a minimum, and may need more damping.
 """
 
 from typing import Literal
@@ -20,20 +20,19 @@ from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
 from bench.task import Task
 
-DAMPINGS = (0.1, 1.0, 10.0, 100.0)
 STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
 
 
 class InfluenceCg(Method):
     variants = ({}, {"damping": "tune"})
     default = False
-    citation = "Koh, Liang (2017), Understanding black-box predictions via influence functions; Martens (2010)"
-    growth = "checkpoints × iterations × n_train × n_targets × parameters"
+    citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'
+    growth = "checkpoints × (2 × deflate + iterations × n_targets) × n_train × parameters"
 
     def __init__(
         self,
         checkpoints: int = 3,
-        damping: float | Literal["early-stopping", "tune"] = "early-stopping",
+        damping: influence.Damping | Literal["tune"] = "early-stopping",
         curvature: Kind = "gauss-newton",
         tolerance: float = 1e-3,
         iterations: int = 500,
@@ -48,7 +47,7 @@ class InfluenceCg(Method):
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, (x, y) = task.setting.recipe, task.inputs("test")
-        dampings = DAMPINGS if self.damping == "tune" else (self.damping,)
+        dampings = influence.DAMPINGS if self.damping == "tune" else (self.damping,)
         total = np.zeros((len(dampings), task.data.n_train, task.data.n_targets), np.float32)
         residual, steps = 0.0, 0
         for vector in task.checkpoint_vectors(self.checkpoints):
@@ -71,5 +70,5 @@ class InfluenceCg(Method):
             task.note(f"not converged: a relative residual of {residual:.1e} is left after {steps} iterations")
         best: NDArray[np.float32] = total[0]
         if self.damping == "tune":
-            _, best = task.choose(zip(DAMPINGS, total, strict=True), "damping")
+            _, best = task.choose(zip(dampings, total, strict=True), "damping")
         return best

@@ -16,7 +16,7 @@ from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
 from bench.task import Task
 
-DAMPINGS = (1.0, 10.0, 100.0)  # the fewer terms the more damping
+DAMPINGS: tuple[influence.Damping, ...] = ("early-stopping", 1.0, 3.0, 10.0)  # more damping takes fewer terms
 STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
 FAR = 0.3
 
@@ -25,7 +25,7 @@ class InfluenceLissa(Method):
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (
-        "Agarwal, Bullins, Hazan (2017), Second-order stochastic optimization for machine learning in linear time"
+        'Agarwal, Bullins and Hazan (2017), "Second-order stochastic optimization for machine learning in linear time"'
     )
     growth = "checkpoints × repeats × depth × batch × n_targets × parameters"
 
@@ -64,7 +64,7 @@ class InfluenceLissa(Method):
         return total
 
     def _scores(
-        self, task: Task, vector: torch.Tensor, damping: float | Literal["early-stopping"]
+        self, task: Task, vector: torch.Tensor, damping: influence.Damping
     ) -> tuple[NDArray[np.float32], float]:
         """Scores at one checkpoint, and the median target's residual."""
         flat, train, (x, y), recipe = task.flat(), task.inputs("train"), task.inputs("test"), task.setting.recipe

@@ -24,7 +24,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 class Representer(Method):
     variants = ({}, {"l2": "tune"})
     default = False
-    citation = "Yeh, Kim, Yen, Ravikumar (2018), Representer point selection for explaining deep neural networks"
+    citation = 'Yeh, Kim, Yen and Ravikumar (2018), "Representer point selection for explaining deep neural networks"'
     growth = "checkpoints × (n_train × features of the last layer × Newton steps + n_train × n_targets × features)"
 
     def __init__(self, checkpoints: int = 5, l2: float | Literal["recipe", "tune"] = "recipe") -> None:

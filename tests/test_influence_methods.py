@@ -246,14 +246,14 @@ def _attribute(bench: Bench, spec: str) -> tuple[Array, list[str]]:
     return np.asarray(made.scores, np.float64), made.notes
 
 
-@pytest.mark.parametrize("damping", ["early-stopping", "0.5"])
-def test_methods_agree_with_explicit(small: Bench, damping: str) -> None:
+def test_methods_agree_with_explicit(small: Bench) -> None:
+    damping = "0.5" if small.setting.model == "logreg" else "early-stopping"
     explicit, _ = _attribute(small, f"influence:checkpoints=2,damping={damping}")
     for spec, tolerance in (
         ("influence-cg:tolerance=1e-6", 1e-4),
         ("influence-arnoldi:rank=60,iterations=60", 1e-4),
         ("influence-arnoldi:rank=60,iterations=60,rest=damped", 1e-4),
-        ("influence-lissa:batch=40,depth=500", 1e-2),
+        ("influence-lissa:batch=40,depth=300", 1e-2),
     ):
         made, notes = _attribute(small, f"{spec},checkpoints=2,damping={damping}")
         assert notes == []
@@ -297,12 +297,12 @@ def test_tuning_takes_one_of_the_candidates(small: Bench, name: str) -> None:
     (search,) = task.searches
     assert search.what == what
     assert search.chosen in search.tried
-    again, _ = _attribute(small, f"{name}:{what}={float(search.chosen)},checkpoints=1")
+    again, _ = _attribute(small, f"{name}:{what}={search.chosen},checkpoints=1")
     np.testing.assert_allclose(made, again, rtol=1e-2, atol=1e-2 * np.abs(made).max())
 
 
 def test_many_targets_are_solved_in_parts(small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    for spec in ("influence-cg:checkpoints=1", "influence-lissa:checkpoints=1,batch=40,depth=200"):
+    for spec in ("influence-cg:checkpoints=1", "influence-lissa:checkpoints=1,batch=40,depth=50"):
         whole, _ = _attribute(small, spec)
         (one,) = methods.chosen([spec])
         monkeypatch.setattr(f"{type(one.method).__module__}.STATE_BYTES", 4 * 57 * 5 * 3)
