@@ -60,7 +60,9 @@ class InfluenceLissa(Method):
             total += scores / self.checkpoints
             far = max(far, residual)
         if far > FAR:
-            task.note(f"the median target is left with a relative residual of {far:.2f}: larger batches or more repeats help")
+            task.note(
+                f"the median target is left with a relative residual of {far:.2f}: larger batches or more repeats help"
+            )
         return total
 
     def _scores(
