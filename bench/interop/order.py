@@ -84,7 +84,7 @@ def _compared_if_here(path: Path, name: str, files: Files, sides: list[Side]) ->
             if odd is None:
                 return _compared(path, name, known, sides)
             there = len(getattr(known, odd.part))
-            return [f"not checked: their order, because there are {odd.count:,} {odd.what}, and {name} has {there:,}"]
+            return [f"not checked: their order, because there are {odd.size:,} {odd.what}, and {name} has {there:,}"]
     counted = [_counted(path, name, side) for side in sides if _countable(name, side)]
     return [*counted, f"not checked: their order against {name}, because {reason}"]
 
