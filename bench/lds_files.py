@@ -52,7 +52,7 @@ def lds_of_store(store: str, asked: Asked, *, allow_leak: bool = False) -> dict[
 
     Args:
         store: its folder.
-        asked: see `lds_of_files`.
+        asked: what is scored, and how.
         allow_leak: score, and stamp, what is known to be made from rows that judge.
 
     Raises:
@@ -70,8 +70,8 @@ def lds_of_store(store: str, asked: Asked, *, allow_leak: bool = False) -> dict[
         own = score_matrix.judged_by_own(origin, truth, truth.of_group("eval"))
         if len(own) and not allow_leak:
             raise InputError(
-                f"{asked.scores} was made from {len(own)} of the rows that judge in {store}, as {own[0]}, so that its LDS "
-                "says nothing: make scores from the rows that fit (bench attribute), or add --allow-leak, which "
+                f"{asked.scores} was made from {len(own)} of the rows that judge in {store}, as {own[0]}, so that its "
+                "LDS says nothing: make scores from the rows that fit (bench attribute), or add --allow-leak, which "
                 "stamps the result"
             )
         stamps += [LEAK] if len(own) else []

@@ -12,6 +12,7 @@ from bench.task import Task
 
 
 class GradCos(Method):
+    default = False
     citation = 'Charpiat, Girard, Felardos and Tarabalka (2019), "Input similarity from the neural network perspective"'
     growth = "checkpoints × n_train × n_targets × parameters"
 

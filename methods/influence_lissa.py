@@ -54,7 +54,6 @@ class InfluenceLissa(Method):
             if damping == "tune":
                 tried = {d: self._scores(task, vector, d) for d in DAMPINGS}
                 damping, _ = task.choose((d, made) for d, (made, _) in tried.items())
-                task.note(f"damping {damping:g} was best on the tune rows")
                 scores, residual = tried[damping]
             else:
                 scores, residual = self._scores(task, vector, damping)

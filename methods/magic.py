@@ -55,7 +55,6 @@ class Magic(Method):
         for number, trained in enumerate(task.checkpoint_vectors(count)):
             if kinks == "tune":
                 kinks, scores = task.choose(((k, self._scores(task, number, trained, k)) for k in KINKS), "kinks")
-                task.note(f"kinks {kinks:g} was best on the tune rows")
             else:
                 scores = self._scores(task, number, trained, kinks)
             total += scores / count

@@ -23,6 +23,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 
 class Representer(Method):
     variants = ({}, {"l2": "tune"})
+    default = False
     citation = "Yeh, Kim, Yen, Ravikumar (2018), Representer point selection for explaining deep neural networks"
     growth = "checkpoints × (n_train × features of the last layer × Newton steps + n_train × n_targets × features)"
 
@@ -45,6 +46,4 @@ class Representer(Method):
                 into += fitted.scores(test, test_y, task.output).cpu().numpy().astype(np.float32) / self.checkpoints
         if self.l2 != "tune":
             return total[0]
-        penalty, scores = task.choose(zip(PENALTIES, total, strict=True), "l2")
-        task.note(f"l2 {penalty:g} was best on the tune rows")
-        return scores
+        return task.choose(zip(PENALTIES, total, strict=True), "l2")[1]

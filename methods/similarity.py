@@ -17,6 +17,7 @@ from bench.task import Task
 
 class Similarity(Method):
     variants = ({}, {"labels": True})
+    default = False
     citation = 'Pezeshkpour, Jain, Wallace and Singh (2021), "An empirical comparison of instance attribution methods"'
     growth = "checkpoints × n_train × n_targets × features"
 

@@ -120,6 +120,7 @@ def board(*rows: Row) -> Leaderboard:
     ("tried", "chosen", "said"),
     [
         (["1", "2", "3"], "2", "d 2 was best on the tune rows, of 1, 2, 3"),
+        (["1", "2", "3", "own"], "own", "d own was best on the tune rows, of 1, 2, 3, own"),
         (
             ["1", "2", "3"],
             "3",

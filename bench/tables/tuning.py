@@ -66,8 +66,17 @@ def said(search: SearchRow) -> str:
     values = list(search.tried)
     others = ", ".join(values) if len(values) <= 7 else f"{values[0]}, {values[1]}, …, {values[-1]} ({len(values)})"
     text = f"{search.what} {search.chosen} was best on the tune rows, of {others}"
-    at_end = len(values) > 2 and search.chosen in (values[0], values[-1]) and search.chosen != "0"  # none is below it
+    numbers = sorted(number for value in values if (number := _number(value)) is not None)
+    chosen = _number(search.chosen)
+    at_end = len(numbers) > 2 and chosen in (numbers[0], numbers[-1]) and chosen != 0  # none is below it
     return f"{text}; it is at the end of them, so a better one may lie beyond" if at_end else text
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
 
 
 def gain(board: Leaderboard, pair: Tuned) -> Pair | None:
