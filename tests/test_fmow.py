@@ -85,7 +85,7 @@ def test_the_rows_are_those_of_the_released_split(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace(".345000Z", "Z"))  # WILDS and pandas 3 want one format for all
     whole = wilds.get_dataset(dataset="fmow", root_dir=str(tmp_path), split_scheme="time_after_2016")
     from_2012 = pd.to_datetime(whole.metadata["timestamp"], utc=True) >= "2012-01-01"
-    rows, labels = fmow._table(table)
+    rows, labels = fmow.table(table)
     for part, split in (("train", "train"), ("test", "id_test")):
         subset = whole.get_subset(split)
         index = [int(whole.full_idxs[i]) for i in subset.indices]

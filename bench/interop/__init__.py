@@ -49,6 +49,9 @@ FORMATS = {
   cifar/data/{train|test}_logits_{P}pct.npy          float16 [M, n, 10]
 P is 100·alpha. A store links these files instead of copying them, where it can. Its last 10,000 rows judge: the
 release does not say where its evaluation models are, so that this is a convention, which --eval-rows changes.
+--judge-only reads these rows alone, at once: of 310,000 × 50,000 masks a thirtieth.
+Logits and margins together tell the targets' classes: these are compared with CIFAR-10's or FMoW's, in order, where
+the dataset's files are here; the import prints what was checked and what was not, and why.
 Exported margins are float16, whatever the store's are.""",
     ),
     "datamodels": Format(

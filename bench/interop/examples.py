@@ -52,7 +52,7 @@ def of(spec: str, files: Files) -> Examples:
     made: Any = _plugins.construct(cls, f"the dataset {name}", arguments).made
     if name in _QUICK:
         whole = _QUICK[name](files)
-        sizes = [made.n_train, made.n_test]
+        sizes = [getattr(made, part) if part in arguments else None for part in ("n_train", "n_test")]
         for part, n, labels in zip(("n_train", "n_test"), sizes, whole[:2], strict=True):
             if n is not None and not 1 <= n <= len(labels):
                 raise BenchError(f"{name}: {part} is {n}, and there are {len(labels)} images: take 1 to {len(labels)}")

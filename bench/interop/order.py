@@ -84,7 +84,7 @@ def _compared_if_here(path: Path, name: str, files: Files, sides: list[Side]) ->
             if odd is None:
                 return _compared(path, name, known, sides)
             there = len(getattr(known, odd.part))
-            return [f"not checked: their order, because there are {odd.count:,} {odd.what}, and {name} has {there:,}"]
+            return [f"not checked: their order, because there are {odd.size:,} {odd.what}, and {name} has {there:,}"]
     counted = [_counted(path, name, side) for side in sides if _countable(name, side)]
     return [*counted, f"not checked: their order against {name}, because {reason}"]
 
@@ -124,8 +124,8 @@ def _same_numbers(path: Path, name: str, known: Examples, sides: list[Side]) -> 
 def _compared(path: Path, name: str, known: Examples, sides: list[Side]) -> list[str]:
     for side in sides:
         _same_order(path, name, side, getattr(known, side.part))
-    vouched = ", ".join(f"{file} {what}" for file, what in known.origin.items() if not _published(what))
-    said = f" (files: {vouched})" if vouched else ""
+    other = [f"{file} {what.partition(' (')[0]}" for file, what in known.origin.items() if NOT_PUBLISHED in what]
+    said = f" (by files that are {NOT_PUBLISHED} ones: {', '.join(other)})" if other else ""
     lines = [f"checked: {' and '.join(f'{side.size:,} {side.what}' for side in sides)}, as many as in {name}{said}"]
     for side in sides:
         if side.labels is None:
@@ -135,10 +135,6 @@ def _compared(path: Path, name: str, known: Examples, sides: list[Side]) -> list
         but = f", but for {unknown:,} of which nothing tells it" if unknown else ""
         lines.append(f"checked: the {side.what}' classes, told by {side.how}, are those of {name} in its order{but}")
     return lines
-
-
-def _published(what: str) -> bool:
-    return NOT_PUBLISHED not in what
 
 
 def _same_order(path: Path, name: str, side: Side, known: NDArray[np.int64]) -> None:
