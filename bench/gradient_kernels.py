@@ -40,8 +40,8 @@ Weighting = Literal["none", "gauss-newton"]
 Ensemble = Literal["trak", "scores"]
 
 _LEAST_WEIGHT = 1e-6
-# Of the mean diagonal: smaller ridges are solved in float64. On digits/mlp, without any, scores then are accurate to 1e-4
-# of their norm, with the products of features in float32; in float32 throughout to 3e-4.
+# Of the mean diagonal: smaller ridges are solved in float64. Without any, on digits/mlp, scores are then accurate to
+# 1e-4 of their norm, although the products of features are float32; in float32 throughout to 3e-4.
 _DOUBLE_BELOW = 0.01
 _SINGULAR = 1e-6  # of the largest eigenvalue: what float32 features leave undetermined
 _CHUNK = 1024
