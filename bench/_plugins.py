@@ -277,14 +277,15 @@ def _converted(value: Any, hint: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        raise BenchError(f"{where} is {value!r}, and must be {_type_name(hint)}") from error
+        raise BenchError(f"{where} is {value!r}, and must be {type_name(hint)}") from error
     except TypeError:
         return value  # a type that cannot be checked
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """An annotation in words: `a number or 'tune'`."""
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_type_name(part) for part in get_args(hint))
+        return " or ".join(type_name(part) for part in get_args(hint))
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if hint is type(None):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.progress import Progress
-    from bench.train import Trainer
+    from bench.train import Trainer, TrainingRun
+    from bench.trajectory import Trajectory
 
 
 _SUBSETS = 4  # a stream of the root seed, beside those of `bench.subsets`
@@ -78,6 +79,20 @@ class Pool:
             return subsets.checkpoint_seed(self.seed, number)
         return np.random.SeedSequence([self.seed, _SUBSETS, number, 1])
 
+    def trajectory(self, number: int, count: int) -> tuple[Trajectory, float]:
+        """`count` states along the training run of checkpoint `number`, and the seconds that the run took."""
+        from bench import trajectory
+
+        return trajectory.of_checkpoint(self, number, count)
+
+    def run(self, number: int) -> TrainingRun:
+        """How checkpoint `number` is trained.
+
+        Raises:
+            BenchError: the recipe is not plain SGD.
+        """
+        return self.trainer.full_run(subsets.checkpoint_seed(self.seed, number))
+
     def _path(self, number: int) -> Path:
         kind = "" if self.alpha is None else f"-{self.alpha:g}"
         return self.folder / f"{number:04d}{kind}-{self.key[:16]}.npz"
@@ -92,7 +107,7 @@ class Pool:
         except Exception:  # zipfile and numpy have many words for one broken file
             checksum = "torn"
         if checksum == "torn" or checksum != self._checksum(number, vector):
-            self.progress.say(f"the checkpoint {path.name} is torn or altered; it is trained anew")
+            self.progress.say(f"{path.name} is torn or altered, or of another setting: the checkpoint is trained anew")
             return None
         return vector, seconds
 

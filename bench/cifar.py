@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 TEST = "test_batch"
+FOLDER = "cifar-10-batches-py"
 MD5 = {  # those that torchvision checks
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -165,6 +166,19 @@ def read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, np.array(labels, np.int64)
 
 
+def read_labels(path: Path, key: str, n_classes: int) -> NDArray[np.int64]:
+    """Labels of one batch of CIFAR-10 (`labels`) or CIFAR-100 (`fine_labels`), without its images.
+
+    Raises:
+        BenchError: the file is no batch, or its pickle asks for anything but arrays of bytes.
+    """
+    batch = _unpickled(path)
+    labels = (batch.get(key, batch.get(key.encode()))) if isinstance(batch, dict) else None
+    if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < n_classes for label in labels):
+        raise BenchError(f"{path}: {key} is no list of integers in 0 … {n_classes - 1}: {_REPLACE}")
+    return np.array(labels, np.int64)
+
+
 def _pixels(found: Any) -> NDArray[np.uint8] | None:
     """The array whose state was remembered, if it is bytes `[n, 3072]`."""
     state = found.state if isinstance(found, _Array) else None
@@ -194,7 +208,7 @@ def load(files: Files, n_train: int, n_test: int, classes: Sequence[int] = tuple
     """
     from bench.datasets import Data
 
-    found = files.find("cifar10", "CIFAR10", MD5, "cifar-10-batches-py")
+    found = files.find("cifar10", "CIFAR10", MD5, FOLDER)
     batches = [read_batch(found.paths[name]) for name in TRAIN]
     images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     del batches

@@ -18,21 +18,25 @@ from typing import Any, NoReturn
 
 from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
+from bench.contract import cli as contract
 from bench.errors import BenchError, MethodError, nearest
 from bench.interop import FORMATS
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.report.cli import add_report
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
 _VERBS = (
     *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
-    *("list", "recipe", "verify", "import", "export", "push", "pull", "memorization", "schema"),
+    *("list", "check-method", "recipe", "verify", "import", "export", "push", "pull"),
+    *("memorization", "removal", "schema"),
 )
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
   python -m bench run digits/mlp --method path/to/mine.py
+  python -m bench run digits/mlp --scores mine=scores.npy --orientation train,test --sign +
   python -m bench list
 """
 
@@ -79,13 +83,14 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         *(_add_run, _add_train, _add_attribute, _add_lds, _add_curve),
         *(comparing.add_compare, comparing.add_check),
-        *(add_report, tables.add_table, _add_list, _add_recipe, _add_verify),
+        *(add_report, tables.add_table, contract.add_list, contract.add_check_method, _add_recipe, _add_verify),
         *(
             interop.add_import,
             interop.add_export,
             sharing.add_push,
             sharing.add_pull,
             memorization_cli.add,
+            removal.add,
             tables.add_schema,
         ),
     ):
@@ -104,7 +109,30 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="a method, the path of its file, or all; may be given again (all: every one; default: the quick ones)",
+        help="a method, the path of its file, or all; may be given again (default: the quick ones, which bench list "
+        "does not mark)",
+    )
+    made.add_argument(
+        "--scores",
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE.npy",
+        help="a row of the table from a score matrix in a file; may be given again. One that bench import wrote says "
+        "how it is to be read; of others say --orientation and --sign",
+    )
+    made.add_argument(
+        "--orientation",
+        action="append",
+        default=[],
+        metavar="train,test|test,train",
+        help="rows,columns of --scores: once for all files, or once for each",
+    )
+    made.add_argument(
+        "--sign",
+        action="append",
+        default=[],
+        metavar="+|-",
+        help="+: a larger score means that keeping the example raises the margin; -: the opposite, as for losses",
     )
     made.add_argument("--alpha", type=float, default=0.5, help="kept fraction of the training set (0.5)")
     _training(made, "--out", "folder of the results (results/SETTING…)")
@@ -115,7 +143,17 @@ def _add_run(verbs: Any) -> argparse.ArgumentParser:
 def _training(made: argparse.ArgumentParser, out: str, what: str, *, required: bool = False) -> None:
     made.add_argument("--models", type=int, default=1500, metavar="N", help="subset models (rows) in all (1500)")
     made.add_argument(
-        "--repeats", type=int, default=2, metavar="R", help="seeds per eval subset (2); two or more give a ceiling"
+        "--protocol",
+        choices=("expectation", "single-model"),
+        default="expectation",
+        help="expectation: a seed for every model; single-model: the same for all, and an example that is left out has "
+        "weight 0 in its batches: natural with --alpha 0.99 (expectation)",
+    )
+    made.add_argument(
+        "--repeats",
+        type=int,
+        metavar="R",
+        help="seeds per eval subset (2; 1 by the protocol single-model); two or more give a ceiling",
     )
     made.add_argument(
         "--eval-subsets",
@@ -242,6 +280,16 @@ def _add_lds(verbs: Any) -> argparse.ArgumentParser:
         default="auto",
         help="of the predicted margins (auto: float64 where it is quick)",
     )
+    made.add_argument(
+        "--targets",
+        metavar="A-B,…",
+        help="only these, from 0 on, as 0-99 or 0-99,250 (all); scores are of these alone, or of all",
+    )
+    made.add_argument(
+        "--allow-leak",
+        action="store_true",
+        help="with --store: score what is known to be made from rows that judge; the result is stamped with it",
+    )
     made.add_argument("--per-target", metavar="FILE.npy", help="write float64 [n_targets], NaN where excluded")
     made.add_argument("--json", action="store_true", help="print one JSON document")
     return made
@@ -273,13 +321,6 @@ def _add_curve(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument("--device", default="auto", help="where to fit by LASSO: auto, cpu or cuda (auto)")
     made.add_argument("--json", action="store_true", help="print one JSON document instead of the table")
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    return made
-
-
-def _add_list(verbs: Any) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser("list", help="what there is: methods, settings")
-    made.add_argument("what", nargs="?", choices=("methods", "datasets"), help="only these")
-    made.add_argument("--json", action="store_true", help="print one JSON document")
     return made
 
 

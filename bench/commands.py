@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
+from bench.contract import cli as contract
 from bench.errors import BenchError
 from bench.interop import cli as interop
+from bench.removal import cli as removal
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _MENDED = "the same bench train command mends what is torn or missing"
 _TRAINING_OPTIONS = (
     "models",
+    "protocol",
     "repeats",
     "eval_subsets",
     "tune_rows",
@@ -215,6 +218,7 @@ def attribute(given: argparse.Namespace) -> int:
     with _results_only():
         from bench import runner
         from bench.score_files import extra_path
+        from bench.tables import tuning
 
         made = runner.attribute(
             given.setting,
@@ -226,7 +230,7 @@ def attribute(given: argparse.Namespace) -> int:
             given.quiet,
             given.allow_modified_data,
         )
-    for note in made.notes:
+    for note in [*map(tuning.said, made.searches), *made.notes]:
         print(note, file=sys.stderr)
     print(f"{out}: {made.cost.seconds:.1f} s, {made.cost.models} models")
     if made.extra:
@@ -239,6 +243,8 @@ def lds(given: argparse.Namespace) -> int:
     of_store = [] if given.store is None else [f"--{name}" for name in ("masks", "margins") if getattr(given, name)]
     if of_store:
         raise BenchError(f"--store and {of_store[0]} are both given: the store has masks and margins, so leave one out")
+    if given.allow_leak and given.store is None:
+        raise BenchError("--allow-leak goes with --store: files alone do not say which rows scores were made from")
     needed = ("scores",) if given.store is not None else ("masks", "margins", "scores")
     missing = ", ".join(f"--{name}" for name in needed if getattr(given, name) is None)
     if missing:
@@ -246,10 +252,11 @@ def lds(given: argparse.Namespace) -> int:
         raise BenchError(f"what is missing: {missing}{hint}; see python -m bench lds --help")
     from bench import lds_files
 
+    asked = lds_files.Asked(given.scores, given.precision, given.per_target, given.targets)
     if given.store is not None:
-        found = lds_files.lds_of_store(given.store, given.scores, given.precision, given.per_target)
+        found = lds_files.lds_of_store(given.store, asked, allow_leak=given.allow_leak)
     else:
-        found = lds_files.lds_of_files(given.masks, given.margins, given.scores, given.precision, given.per_target)
+        found = lds_files.lds_of_files(given.masks, given.margins, asked)
     if given.json:
         _print_json(found)
         return 0
@@ -300,28 +307,6 @@ def report(given: argparse.Namespace) -> int:
 
         board = command.make(given)
     _show(board, given.json)
-    return 0
-
-
-def list_(given: argparse.Namespace) -> int:
-    """What there is."""
-    from bench import datasets, methods
-
-    found: dict[str, dict[str, str]] = {}
-    if given.what != "datasets":
-        found["methods"] = methods.names()
-    if given.what != "methods":
-        found["datasets"] = datasets.settings()
-    if given.json:
-        import json  # msgspec is not loaded yet, and need not be
-
-        print(json.dumps(found, ensure_ascii=False, indent=2))
-        return 0
-    width = max((len(name) for part in found.values() for name in part), default=0)
-    for title, part in found.items():
-        print("methods" if title == "methods" else "settings")
-        for name, summary in part.items():
-            print(f"  {name:<{width}}  {summary}")
     return 0
 
 
@@ -387,7 +372,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compare": comparing.compare,
     "check": comparing.check,
     "report": report,
-    "list": list_,
+    "list": contract.list_,
     "recipe": recipe,
     "verify": verify,
     "import": interop.run,
@@ -395,6 +380,8 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "push": sharing.push,
     "pull": sharing.pull,
     "memorization": memorization_cli.run,
+    "removal": removal.run,
     "table": tables.table,
     "schema": tables.schema,
+    "check-method": contract.check_method,
 }

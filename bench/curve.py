@@ -22,7 +22,7 @@ import numpy as np
 from bench import atomic, hashing, launch
 from bench.errors import InputError, nearest
 from bench.lasso import Datamodels, fit_datamodels
-from bench.means import difference_in_means
+from bench.memorization import influence
 from bench.progress import Progress
 from bench.ridge import fit_least_squares, fit_ridge
 from bench.scorer import MarginRanks, lds
@@ -299,7 +299,7 @@ def _point(estimator: str, rows: Rows, parameters: Mapping[str, Any], judge: _Ju
     fitted: Datamodels | None = None
     began = time.perf_counter()
     if estimator == "heldout":
-        weight: NDArray[Any] = difference_in_means(rows.masks, rows.margins)
+        weight: NDArray[Any] = np.nan_to_num(influence(rows.masks, rows.margins)[0])
     else:
         fitted = _FITTERS[estimator](rows.masks, rows.margins, **parameters)
         weight = fitted.weight

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT = 8.3, 3.7  # inches; a README shows 830 pixels
 _ROOM = 0.12  # of the axis, for the number below a tick
-_INK, _SOFT = "#222222", "#767676"
+INK, SOFT = "#222222", "#767676"
 # Okabe and Ito's colours, which the colour-blind can tell apart; of other lightness, mark and dash each, for greyscale.
 _STYLES = {
     "lasso": ("LASSO", "#0072B2", "o", "-"),
@@ -23,10 +23,10 @@ _STYLES = {
     "heldout": ("difference in means", "#5F5F5F", "^", (0, (1, 1.5))),
     "least-squares": ("least squares", "#009E73", "D", (0, (4, 1.5, 1, 1.5))),
 }
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "font.size": 9,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -38,11 +38,11 @@ _RC: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#E4E4E4",
     "grid.linewidth": 0.7,
-    "text.color": _INK,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
     "lines.linewidth": 1.8,
     "lines.markersize": 5.5,
     "svg.hashsalt": "ldsbench",  # the same curve makes the same bytes
@@ -53,7 +53,7 @@ def write(folder: Path, curve: Curve) -> None:
     """Write curve.png and curve.svg."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         made = figure(curve)
         atomic.write(folder / "curve.png", lambda file: made.savefig(file, format="png", dpi=200))
         atomic.write(folder / "curve.svg", lambda file: made.savefig(file, format="svg", metadata={"Date": None}))
@@ -69,7 +69,7 @@ def figure(curve: Curve) -> Figure:
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05, wspace=0.04)
     made = Figure(figsize=(_WIDTH if lasso else _WIDTH * 0.6, _HEIGHT), layout=layout)
     what = f"{curve.setting}, {curve.n_train:,} train × {curve.n_targets:,} targets"
-    made.suptitle(what, x=0.01, ha="left", fontsize=8.5, color=_SOFT)
+    made.suptitle(what, x=0.01, ha="left", fontsize=8.5, color=SOFT)
     rows = sorted({point.rows for point in curve.points})
     title = "LDS with 95% interval"
     if not lasso:

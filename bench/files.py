@@ -85,7 +85,7 @@ class Files:
             BenchError: a file is neither there nor can be downloaded, or its md5 is not the published one and
                 modified data are not allowed.
         """
-        inside = (unpacked, f"{name}/{unpacked}", name, "") if unpacked else (name, f"{torchvision}/raw", "")
+        inside = _inside(name, unpacked) if unpacked else (name, f"{torchvision}/raw", "")
         found = self._look(inside, md5)
         missing = [file for file in md5 if file not in found]
         if missing:
@@ -98,6 +98,10 @@ class Files:
                     )
         origin = {file: self._checked(found[file], published) for file, published in md5.items()}
         return Found(found, dict(sorted(origin.items())))
+
+    def there(self, name: str, md5: Mapping[str, str], unpacked: str) -> bool:
+        """Whether `find` would have to download nothing."""
+        return len(self._look(_inside(name, unpacked), md5)) == len(md5)
 
     def _checked(self, path: Path, published: str) -> str:
         digest = md5_of(path)
@@ -135,3 +139,7 @@ class Files:
             raise BenchError(
                 f"{missing} of {torchvision} is not in {looked} and cannot be downloaded ({error}): {_ADVICE}"
             ) from error
+
+
+def _inside(name: str, unpacked: str) -> tuple[str, ...]:
+    return (unpacked, f"{name}/{unpacked}", name, "")

@@ -42,7 +42,7 @@ def find(files: Files) -> Path:
     Raises:
         BenchError: it is not there, and WILDS is not installed or cannot bring it.
     """
-    found = _look(files)
+    found = look(files)
     if found is not None:
         return found
     looked = ", ".join(map(str, files.folders))
@@ -59,13 +59,14 @@ def find(files: Files) -> Path:
         wilds.get_dataset(dataset="fmow", root_dir=str(files.folders[-1]), download=True)
     except Exception as error:  # which may be about reading what it has brought: that is not needed of it
         problem = error
-    found = _look(files)
+    found = look(files)
     if found is None:
         raise BenchError(f"fmow is not in {looked} and WILDS has not brought it ({problem}): {advice}")
     return found
 
 
-def _look(files: Files) -> Path | None:
+def look(files: Files) -> Path | None:
+    """The folder `fmow_v1.1`, if it is there."""
     places = [
         folder / inside for folder in files.folders for inside in (FOLDER, f"fmow/{FOLDER}", f"wilds/{FOLDER}", "")
     ]
@@ -83,7 +84,7 @@ def load(files: Files, n_train: int | None, n_test: int | None, size: int) -> Da
     if not 1 <= size <= PIXELS:
         raise BenchError(f"fmow: size is {size}: images have {PIXELS}×{PIXELS} pixels, so take 1 to {PIXELS}")
     folder = find(files)
-    rows, labels = _table(folder / TABLE)
+    rows, labels = table(folder / TABLE)
     origin = {TABLE: f"md5 {md5_of(folder / TABLE)}"}
     taken = {}
     for part, n in zip(PARTS, (n_train, n_test), strict=True):
@@ -100,8 +101,12 @@ def load(files: Files, n_train: int | None, n_test: int | None, size: int) -> Da
     return Data(x["train"], y["train"], x["test"], y["test"], len(CLASSES), origin)
 
 
-def _table(path: Path) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
-    """Row numbers of each part, which are the images' numbers too, and the label of every row (−1: unknown)."""
+def table(path: Path) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
+    """Row numbers of each part, which are the images' numbers too, and the label of every row (−1: unknown).
+
+    Raises:
+        BenchError: it is not what WILDS writes.
+    """
     import pandas as pd
 
     try:

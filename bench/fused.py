@@ -121,8 +121,8 @@ def train(
         y: int64 `[n_train]`.
         n_classes: number of classes.
         start: float32 `[models, n_parameters]`, initial parameters in the order of `bench.models.Flat`.
-        orders: for each model the indices into `x` of each step's batch, int64 `[steps, batch]`. Models may differ in
-            both.
+        orders: for each model the indices into `x` of each step's batch, int64 `[steps, batch]`; −1 for a place that
+            is left empty, of a batch whose mean loss counts it all the same. Models may differ in both.
         stop: once it is set, training is given up.
 
     Returns:
@@ -141,7 +141,7 @@ def train(
     factors = (np.float32(recipe.momentum), np.float32(recipe.weight_decay), np.float32(recipe.label_smoothing))
     for model, order in enumerate(orders):
         steps, batch = order.shape
-        if order.size and not 0 <= order.min() <= order.max() < len(x):
+        if order.size and not -1 <= order.min() <= order.max() < len(x):
             raise IndexError("the order of batches names examples that there are not")
         if batch not in made:
             layout = _Layout.of(recipe, x.shape[1], n_classes, batch)

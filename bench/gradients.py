@@ -153,6 +153,11 @@ def products(flat: Flat, vector: Tensor, left: Examples, right: Examples) -> Ten
     return made
 
 
+def norms(flat: Flat, vector: Tensor, of: Examples) -> Tensor:
+    """Lengths of the gradients, `[len(of)]`."""
+    return torch.cat([g.norm(dim=1) for _, g in chunks(flat, vector, *_arguments(of), smoothing=of.smoothing)])
+
+
 def _arguments(of: Examples) -> tuple[Tensor, Tensor, Quantity, Output]:
     return of.x, of.y, of.quantity, of.output
 

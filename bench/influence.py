@@ -12,12 +12,18 @@ and λ a ridge: 0 is exact for a converged model; damping is a ridge in units of
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 import torch
 from torch import Tensor, nn
 
 from bench import gradients
 from bench.models import Flat
 from bench.recipes import Output
+from bench.subsets import subset_size
+
+if TYPE_CHECKING:
+    from bench.task import Task
 
 _CHUNK_BYTES = 256 * 2**20
 _FLOAT32_FROM = 0.1
@@ -69,11 +75,23 @@ class Influence:
             )
         solved = torch.cholesky_solve(self.target_gradients.T.to(damped.dtype), factor).to(self.vector.dtype)
         del damped, factor
-        n = len(self.train[1])
-        made = self.vector.new_empty(n, solved.shape[1])
-        for part, g in gradients.chunks(self.flat, self.vector, *self.train, "loss", smoothing=self.smoothing):
-            torch.mm(g, solved, out=made[part])
-        return made.mul_(-1 / n)
+        return effects(self.flat, self.vector, self.train, solved.T, self.smoothing)
+
+
+def effects(flat: Flat, vector: Tensor, train: tuple[Tensor, Tensor], solved: Tensor, smoothing: float) -> Tensor:
+    """−∇ℓ_kᵀ s_j / n `[n_train, k]` for each row s_j of `solved` `[k, n_parameters]`, by chunks of examples."""
+    n = len(train[1])
+    made = vector.new_empty(n, len(solved))
+    for part, g in gradients.chunks(flat, vector, *train, "loss", smoothing=smoothing):
+        torch.mm(g, solved.T, out=made[part])
+    return made.mul_(-1 / n)
+
+
+def ridge(damping: float | Literal["early-stopping"], unit: float, task: Task) -> float:
+    """λ of a damping: in units of the mean diagonal `unit`, or the ridge that the recipe's steps amount to."""
+    if damping == "early-stopping":
+        return task.setting.recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))
+    return damping * unit
 
 
 def gauss_newton(flat: Flat, vector: Tensor, x: Tensor) -> Tensor:
@@ -84,14 +102,14 @@ def gauss_newton(flat: Flat, vector: Tensor, x: Tensor) -> Tensor:
     classes; otherwise from dense Jacobians.
     """
     dtype = torch.float64 if len(vector) <= _DOUBLE_UP_TO else vector.dtype
-    layers = _linear_layers(flat.module)
+    layers = linear_layers(flat.module)
     if layers is None:
         return _dense(flat, vector, x, dtype)
     flat.load(vector)
     return _layered(flat, layers, x, dtype)
 
 
-def _linear_layers(module: nn.Module) -> list[nn.Linear] | None:
+def linear_layers(module: nn.Module) -> list[nn.Linear] | None:
     """The layers of a plain stack that holds all parameters in linear layers with biases; else None."""
     if not isinstance(module, nn.Sequential):
         return None
@@ -116,13 +134,13 @@ def _dense(flat: Flat, vector: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
         step = max(1, _CHUNK_BYTES // (4 * 4 * classes * count))
         for part in x.split(step):
             p = torch.softmax(flat(vector, part), 1)
-            root = _curvature_root(p)
+            root = curvature_root(p)
             j = torch.einsum("ncd,ncp->ndp", root, jacobian(parameters, part)).reshape(-1, count)
             made += (j.T @ j).to(dtype)
     return made / len(x)
 
 
-def _curvature_root(p: Tensor) -> Tensor:
+def curvature_root(p: Tensor) -> Tensor:
     """R `[n, C, C]` with R Rᵀ = diag(p) − p pᵀ: R = diag(√p) (I − √p √pᵀ)."""
     s = p.sqrt()
     eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
@@ -140,7 +158,7 @@ def _layered(flat: Flat, layers: list[nn.Linear], x: Tensor, dtype: torch.dtype)
     made = torch.zeros(size, size, dtype=dtype, device=x.device)  # unit by unit, each with its weights and bias
     widest = max(layer.out_features * width for layer, width in zip(layers, widths, strict=True))
     for part in x.split(max(1, _CHUNK_BYTES // (4 * widest))):
-        inputs, jacobians, p = _inputs_and_jacobians(flat.module, layers, part)
+        inputs, jacobians, p = inputs_and_jacobians(flat.module, layers, part)
         weighted = [j * p[:, :, None] for j in jacobians]
         means = [w.sum(1) for w in weighted]
         for li in range(len(layers)):
@@ -172,7 +190,7 @@ def _unit_order(flat: Flat, layers: list[nn.Linear]) -> Tensor:
     return torch.cat([place[name] for name in flat.names]).to(layers[0].weight.device)
 
 
-def _inputs_and_jacobians(
+def inputs_and_jacobians(
     module: nn.Module, layers: list[nn.Linear], x: Tensor
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Inputs with a 1 `[n, in + 1]` and logit Jacobians `[n, C, out]` of each layer, and probabilities `[n, C]`."""

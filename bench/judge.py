@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.store import Rows
+    from bench.subsets import Protocol
 
 PERMUTATIONS = 9_999
 _MOST_DRAWN = 40_000_000  # numbers in all permutations together: fewer are drawn where subsets are many
+_SAME_SEED = "every model has the same seed, so that nothing of its margins is noise"
 _ONE_SEED = "one seed per subset cannot tell noise from signal: train with --repeats 2 or more"
 _CONSTANT = "no target's margins vary over the subsets"
 _FEW_SUBSETS = "fewer than three eval subsets: train more models"
@@ -75,12 +77,19 @@ class Judge:
     labels: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, rows: Rows, repeats: int, labels: NDArray[np.int64] | None = None) -> Judge:
+    def of(
+        cls,
+        rows: Rows,
+        repeats: int,
+        labels: NDArray[np.int64] | None = None,
+        protocol: Protocol = "expectation",
+    ) -> Judge:
         """From eval rows, the seeds of a subset next to each other."""
         by_seed = rows.margins.reshape(len(rows) // repeats, repeats, -1)
         with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, and such a target is excluded
             margins = by_seed.mean(1)
-        why = _ONE_SEED if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
+        one = _ONE_SEED if protocol == "expectation" else _SAME_SEED
+        why = one if repeats == 1 else _FEW_SUBSETS if len(margins) < 3 else None
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
         if ceiling is not None and not np.isfinite([ceiling.lds, *ceiling.ci]).all():
             ceiling, why = None, _CONSTANT

@@ -19,7 +19,7 @@ from bench import atomic, blocks, hashing, store, subsets, workers
 from bench.errors import BenchError, InputError
 from bench.recorded import EXTRAS, Dtype, Extra, Recorded
 from bench.store import Identity, Meta, PlanMeta
-from bench.subsets import GROUPS, Plan, Sampling
+from bench.subsets import GROUPS, Plan, Protocol, Sampling
 from bench.work import Done, Feed, Span, Work
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Request:
             process on a CPU.
         sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
         empty_classes: whether a subset may lack a class altogether.
+        protocol: `expectation`, a seed for every row, or `single-model`, the same for all.
     """
 
     setting: Setting
@@ -68,6 +69,7 @@ class Request:
     dtype: Dtype = "float32"
     keep: tuple[Extra, ...] = ()
     empty_classes: bool = False
+    protocol: Protocol = "expectation"
 
     @property
     def recorded(self) -> Recorded:
@@ -96,11 +98,12 @@ def identity(request: Request, kind: str | None = None) -> Identity:
         kind: `cpu` or `cuda`, where this machine need not have the device; by default what is here.
 
     Raises:
-        BenchError: a value out of range, or no such device.
+        BenchError: a value out of range, no such device, or a recipe that the protocol does not go with.
     """
     subsets.subset_size(request.data.n_train, request.alpha)
     if request.seed < 0:
         raise BenchError(f"--seed is {request.seed}: it cannot be negative")
+    _check_protocol(request)
     plan, recipe, kind = request.plan, request.setting.recipe, kind or device_kind(request.device)
     # Where networks could be compiled and the environment says not to, their roundings differ.
     plain = not recipe.stacked and kind == "cuda" and os.environ.get("BENCH_COMPILE") == "0"
@@ -118,7 +121,23 @@ def identity(request: Request, kind: str | None = None) -> Identity:
         sampling=request.sampling,
         dtype=request.dtype,
         keep=tuple(name for name in EXTRAS if name in request.recorded.keep),
+        protocol=request.protocol,
     )
+
+
+def _check_protocol(request: Request) -> None:
+    if request.protocol == "expectation":
+        return
+    if (why := request.setting.recipe.not_plain) is not None:
+        raise BenchError(
+            f"--protocol {request.protocol} leaves single examples out of their batches, and that is not possible with "
+            f"{request.setting.name}, where {why}: use a setting that trains by plain SGD, such as digits/mlp"
+        )
+    if request.plan.repeats > 1:
+        raise BenchError(
+            f"--repeats is {request.plan.repeats}, and by --protocol {request.protocol} every model has the same seed: "
+            "leave --repeats out"
+        )
 
 
 def device_kind(name: str) -> str:
@@ -166,7 +185,7 @@ def check(request: Request, kind: str | None = None) -> Identity:
     """Refuse what cannot be made, before anything is written; returns what the rows come from (see `identity`).
 
     Raises:
-        BenchError: a value out of range, no such device, or a subset without a class.
+        BenchError: a value out of range, no such device, a subset without a class, or one of two groups.
     """
     from bench.models import build
 
@@ -175,6 +194,8 @@ def check(request: Request, kind: str | None = None) -> Identity:
     build(request.setting.recipe.architecture, data.train_x.shape[1:], data.n_classes)  # refuses what does not fit
     subset_of_row, _ = request.plan.layout()
     labels, empty = request.data.train_y, request.empty_classes
+    if request.sampling == "exact":
+        subsets.check_distinct(request.seed, request.plan, data.n_train, request.alpha)
     subsets.check_classes(request.seed, subset_of_row, labels, request.alpha, request.sampling, allow_empty=empty)
     return who
 
@@ -346,7 +367,7 @@ def _train(request: Request, key: str, folder: Path, todo: list[Span], done: int
         if devices:
             workers.train(request, key, folder, feed, devices, report)
             return
-        trainer = Trainer(request.setting.recipe, request.data, device)
+        trainer = Trainer(request.setting.recipe, request.data, device, protocol=request.protocol)
         work = Work(trainer, request, key, folder)
 
         def block(_: Span) -> Done:
@@ -408,7 +429,7 @@ def _meta(request: Request, who: Identity, used: list[blocks.Header]) -> Meta:
         n_classes=request.data.n_classes,
         groups=GROUPS,
         subset_of_row=subset_of_row.tolist(),
-        seed_of_row=list(range(request.plan.n_rows)),
+        seed_of_row=who.seeds(request.plan.n_rows),
         group_of_row=group_of_row.tolist(),
         origin=dict(request.data.origin),
         versions=versions(),

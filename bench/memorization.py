@@ -28,6 +28,7 @@ INFLUENCE, MEMORIZATION = 0.15, 0.25
 
 _SLAB_BYTES = 256 << 20
 _CHUNK_BYTES = 64 << 20
+_TILE = 32  # targets at a time: their tables stay in the second cache
 
 
 @dataclass(frozen=True)
@@ -77,26 +78,29 @@ def own(masks: Any, train_outputs: Any) -> Own:
     m, n = _sizes(masks, train_outputs, "train_outputs")
     if train_outputs.shape[1] != n:
         raise InputError(f"train_outputs has {train_outputs.shape[1]} columns and masks {n}; both count train examples")
-    n_with, shift = np.zeros(n, np.int64), np.zeros(n)
-    sums, squares = np.zeros((2, n)), np.zeros((2, n))
-    for start, kept, values in _chunks(masks, train_outputs, m):
-        if start == 0:
-            shift = values[0].copy()  # sums of squares about it keep their digits
-        values -= shift
-        n_with += kept.sum(axis=0)
+    count, mean, squares = np.zeros((2, n), np.int64), np.zeros((2, n)), np.zeros((2, n))
+    for _, kept, values in _chunks(masks, train_outputs, m):
         for side, where in enumerate((kept, ~kept)):
-            part = np.where(where, values, 0.0)
-            sums[side] += part.sum(axis=0)
-            squares[side] += np.square(part).sum(axis=0)
-    n_without = m - n_with
-    mean, variance = _moments(np.stack([n_with, n_without]), sums, squares)
+            # Each chunk about its own means, then put together (Chan, Golub and LeVeque 1983): what a run of an odd
+            # size adds to one side must not cost the other its digits.
+            more = where.sum(axis=0)
+            own_mean = np.where(where, values, 0.0).sum(axis=0) / np.maximum(more, 1)
+            own_squares = np.square(np.where(where, values - own_mean, 0.0)).sum(axis=0)
+            total = np.maximum(count[side] + more, 1)
+            step = own_mean - mean[side]
+            mean[side] += step * more / total
+            squares[side] += own_squares + np.square(step) * count[side] * more / total
+            count[side] += more
+    with np.errstate(all="ignore"):
+        mean[count == 0] = np.nan
+        variance = np.where(count > 1, squares / (count - 1) / count, np.nan)
     return Own(
         memorization=(mean[0] - mean[1]).astype(np.float32),
         memorization_stderr=np.sqrt(variance[0] + variance[1]).astype(np.float32),
-        consistency=(mean[1] + shift).astype(np.float32),
+        consistency=mean[1].astype(np.float32),
         consistency_stderr=np.sqrt(variance[1]).astype(np.float32),
-        n_with=n_with,
-        n_without=n_without,
+        n_with=count[0],
+        n_without=count[1],
     )
 
 
@@ -114,7 +118,7 @@ def influence_slabs(masks: Any, outputs: Any, *, slab_bytes: int = _SLAB_BYTES) 
     m, n = _sizes(masks, outputs, "outputs")
     n_targets = outputs.shape[1]
     binary = all(_zero_one(part) for part in _parts(outputs, m))
-    step = max(1, min(n, slab_bytes // (n_targets * (24 if binary else 48))))
+    step = max(1, min(n, slab_bytes // (n_targets * 24)))
     if binary:
         kept, right = _packed(masks, m), _packed(outputs, m)
         for start in range(0, n, step):
@@ -125,12 +129,12 @@ def influence_slabs(masks: Any, outputs: Any, *, slab_bytes: int = _SLAB_BYTES) 
 
 
 def influence(masks: Any, outputs: Any) -> tuple[Floats, Floats]:
-    """All of `influence_slabs` at once: influence and standard error, float32 `[n_train, n_targets]` each."""
-    shape = (masks.shape[1], outputs.shape[1])
-    values, stderr = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    for slab in influence_slabs(masks, outputs):
-        values[slab.train], stderr[slab.train] = slab.influence, slab.stderr
-    return values, stderr
+    """All of `influence_slabs` at once: influence and standard error, float32 `[n_train, n_targets]` each.
+
+    Masks and real outputs are read once, whatever their size; meanwhile each pair takes 24 bytes.
+    """
+    (slab,) = influence_slabs(masks, outputs, slab_bytes=24 * masks.shape[1] * outputs.shape[1])
+    return slab.influence, slab.stderr
 
 
 def high_pairs(
@@ -210,26 +214,44 @@ def _counted(kept: NDArray[np.uint64], right: NDArray[np.uint64], train: slice, 
 
 
 def _summed(masks: Any, outputs: Any, train: slice, m: int) -> Slab:
+    from bench.kernels.ranks import map_blocks
+    from bench.kernels.sums import BYTES, masked_sums
+
     size, n_targets = train.stop - train.start, outputs.shape[1]
     n_with = np.zeros(size, np.int64)
-    sums, squares = np.zeros((2, size, n_targets)), np.zeros((2, size, n_targets))
-    total, square = np.zeros(n_targets), np.zeros(n_targets)
+    sums, total = np.zeros((size, 2 * n_targets)), np.zeros(2 * n_targets)  # of outputs, then of their squares
+    tiles = [slice(at, min(at + _TILE, 2 * n_targets)) for at in range(0, 2 * n_targets, _TILE)]
     shift = np.zeros(n_targets)
     for start, kept, values in _chunks(masks, outputs, m):
         if start == 0:
-            shift = values.mean(axis=0)
-        values -= shift
-        mine = np.asarray(kept[:, train].T, np.float64)
-        n_with += mine.sum(axis=1).astype(np.int64)
-        sums[0] += mine @ values
-        squared = np.square(values)
-        squares[0] += mine @ squared
-        total += values.sum(axis=0)
-        square += squared.sum(axis=0)
-    sums[1], squares[1] = total - sums[0], square - squares[0]
-    n = np.stack([n_with, m - n_with])[:, :, None]
-    mean, variance = _moments(n, sums, squares)
-    return Slab(train, (mean[0] - mean[1]).astype(np.float32), np.sqrt(variance[0] + variance[1]).astype(np.float32))
+            shift = values.mean(axis=0)  # sums of squares about it keep their digits
+        rows = -(-len(values) // (8 * BYTES)) * 8 * BYTES
+        both, mine = np.zeros((rows, 2 * n_targets)), np.zeros((rows, size), np.uint8)
+        mine[: len(kept)] = kept[:, train]
+        np.subtract(values, shift, out=both[: len(values), :n_targets])
+        np.square(both[:, :n_targets], out=both[:, n_targets:])
+        n_with += mine.sum(axis=0, dtype=np.int64)
+        total += both.sum(axis=0)
+        bits = mine[::8].copy()
+        for bit in range(1, 8):  # numpy.packbits along the first axis takes five times as long
+            bits |= mine[bit::8] << bit
+
+        def add(tile: slice, bits: Array = bits, both: Array = both) -> None:
+            masked_sums(bits, both, tile.start, tile.stop, sums)
+
+        map_blocks(add, tiles)
+    out = Slab(train, np.empty((size, n_targets), np.float32), np.empty((size, n_targets), np.float32))
+
+    def finish(part: slice) -> None:
+        inside = sums[part]
+        both_sides = np.stack([inside, total - inside])
+        n = np.stack([n_with[part], m - n_with[part]])[:, :, None]
+        mean, variance = _moments(n, both_sides[..., :n_targets], both_sides[..., n_targets:])
+        out.influence[part] = mean[0] - mean[1]
+        out.stderr[part] = np.sqrt(variance[0] + variance[1])
+
+    map_blocks(finish, [slice(at, min(at + 32, size)) for at in range(0, size, 32)])
+    return out
 
 
 def _moments(n: Array, sums: Array, squares: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -56,6 +56,10 @@ def run(given: argparse.Namespace) -> int:
                 f"99% {memory['q99']:.3f}; {memory['above']} of {memory['examples']} examples from "
                 f"{one['thresholds']['memorized']:g} on (median standard error {memory['stderr']:.3f})"
             )
+            print(
+                f"  {memory['near_zero']:.1%} within ±{memory['near']:g} of 0; the top tenth holds "
+                f"{memory['top_tenth']:.0%} of what is above 0"
+            )
             print(f"  consistency: mean {one['consistency']:.4f}")
         print(
             f"  influence: {one['pairs']} pairs from {one['thresholds']['influence']:g} on"

@@ -1,16 +1,21 @@
-"""How much memory there is, and whether it has run out."""
+"""How much memory there is, how to give some back, and whether it has run out."""
 
 from __future__ import annotations
 
+import mmap
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 _CGROUP = Path("/sys/fs/cgroup")
 _ALL = 2**62
+_LARGE = 256 * 2**20
 _WORDS = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
 
@@ -53,6 +58,22 @@ def _left_in(group: Path) -> int:
         return max(0, int(limit) - int(used) + sum(int(line.split()[1]) for line in files))
     except (OSError, ValueError):  # no control group, or one without a limit ("max")
         return _ALL
+
+
+def unmap(array: NDArray[Any]) -> None:
+    """Give back the memory that pages of a large file take which an array, or a view of one, maps for reading.
+
+    What was read stays in the system's page cache as long as there is room; else a process that goes once through a
+    file would seem to hold all of it.
+    """
+    mapped: Any = array
+    while mapped is not None and not isinstance(mapped, np.memmap):
+        mapped = getattr(mapped, "base", None)
+    if mapped is None or mapped.mode != "r":  # of a map that is written to privately, what was written would be lost
+        return
+    pages = getattr(mapped, "_mmap", None)
+    if pages is not None and len(pages) > _LARGE and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from bench import blocks, hashing
 from bench.errors import InputError
 from bench.recipes import Output
 from bench.recorded import Dtype, Extra, Recorded
-from bench.subsets import Sampling
+from bench.subsets import Protocol, Sampling
 
 FORMAT = 1
 ASKED = "asked.json"
@@ -37,6 +37,8 @@ class Identity(msgspec.Struct, frozen=True):
         data, recipe, code: content hashes (`bench.hashing`).
         compiled: whether networks were, on a GPU (elsewhere it says nothing).
         sampling: `exact` or `bernoulli` subsets; dtype, keep: of `bench.recorded.Recorded`.
+        protocol: `expectation`, every row has a seed of its own, as in stores that do not say; or `single-model`, all
+            rows have the same (see `bench.train.Trainer`).
     """
 
     setting: str
@@ -52,6 +54,7 @@ class Identity(msgspec.Struct, frozen=True):
     sampling: Sampling = "exact"
     dtype: Dtype = "float32"
     keep: tuple[Extra, ...] = ()
+    protocol: Protocol = "expectation"
 
     @property
     def recorded(self) -> Recorded:
@@ -61,11 +64,24 @@ class Identity(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """Hash of all of it."""
-        return hashing.digest(msgspec.to_builtins(self))
+        named = msgspec.to_builtins(self)
+        if self.protocol == "expectation":
+            del named["protocol"]  # older stores, which are of this protocol, have their keys without it
+        return hashing.digest(named)
+
+    def seeds(self, n_rows: int) -> list[int]:
+        """`Meta.seed_of_row`."""
+        return list(range(n_rows)) if self.protocol == "expectation" else [0] * n_rows
+
+    @property
+    def about(self) -> str:
+        """Setting, alpha and seed in words, and the protocol where it is not the usual one."""
+        protocol = "" if self.protocol == "expectation" else f", protocol {self.protocol}"
+        return f"{self.setting}, alpha {self.alpha:g}, seed {self.seed}{protocol}"
 
     def clash(self, other: Identity) -> str | None:
         """The first thing that a user named and that differs, as text; None where only hashes may differ."""
-        for name in ("setting", "alpha", "seed", "output", "plan", "sampling", "dtype", "keep"):
+        for name in ("setting", "protocol", "alpha", "seed", "output", "plan", "sampling", "dtype", "keep"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 return f"{name} {_show(theirs)}, not {_show(mine)}"
@@ -98,7 +114,8 @@ class Meta(msgspec.Struct, frozen=True):
     """meta.json: what made a ground truth, row by row.
 
     Row i's mask comes from `SeedSequence([seed, 0, subset_of_row[i]])`, its initialisation and batch order from
-    `SeedSequence([seed, 1, seed_of_row[i]])`; `group_of_row[i]` indexes `groups`. The margins of `diverged` rows were
+    `SeedSequence([seed, 1, seed_of_row[i]])`, by the protocol `single-model` from `SeedSequence([seed, 2, 0])`, where
+    every `seed_of_row` is 0; `group_of_row[i]` indexes `groups`. The margins of `diverged` rows were
     not finite, twice: no row of theirs is completed. Those of `retried` rows were so once.
     """
 

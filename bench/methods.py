@@ -13,6 +13,7 @@ Its constructor arguments are its parameters: annotate them and give them defaul
 
 from __future__ import annotations
 
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from bench.task import Task
 
-__all__ = ["Chosen", "Method", "Needs", "check", "chosen", "names"]
+__all__ = ["Chosen", "Method", "Needs", "by_default", "check", "chosen", "distinct", "names"]
 
 __path__ = _plugins.search_path("methods")
 
@@ -107,6 +108,26 @@ def names() -> dict[str, str]:
     return {name: found.summary for name, found in _plugins.names("methods").items()}
 
 
+def by_default() -> dict[str, bool]:
+    """Whether a run without `--method` tries a method (`Method.default`), of every one, as its file says.
+
+    Nothing is imported; of a method from an installed package it is not known, and taken to be so.
+    """
+    return {name: found.tree is None or not _says_no(found.tree) for name, found in _plugins.names("methods").items()}
+
+
+def _says_no(tree: ast.Module) -> bool:
+    lines = [line for cls in tree.body if isinstance(cls, ast.ClassDef) for line in cls.body]
+    for line in lines:
+        targets = (
+            line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
+        )
+        named = any(isinstance(one, ast.Name) and one.id == "default" for one in targets)
+        if named and isinstance(line, ast.Assign | ast.AnnAssign) and isinstance(line.value, ast.Constant):
+            return line.value.value is False
+    return False
+
+
 def chosen(specs: list[str] | None) -> list[Chosen]:
     """The methods that `name[:key=value,…]` specs name, each once; `all` is every method and variant.
 
@@ -116,17 +137,30 @@ def chosen(specs: list[str] | None) -> list[Chosen]:
         BenchError: an unknown method or parameter, a value of the wrong type, or a file that is no method. Among
             all methods, by default, one that cannot be loaded fails when it is called.
     """
-    picked: dict[str, Chosen] = {}
+    found: list[Chosen] = []
     for spec in specs or [_ALL]:
         if spec == _ALL:
-            found = [one for name in names() for one in _variants(name) if specs or one.method.default]
+            found += [one for name in names() for one in _variants(name) if specs or one.method.default]
         else:
             name, arguments = _plugins.split_spec(spec)
-            found = [_build(name, _plugins.load("methods", name, Method), arguments)]  # type: ignore[type-abstract]
-        for one in found:
-            other = picked.setdefault(one.name, one)
-            if other.spec != one.spec:
-                raise BenchError(f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file")
+            found.append(_build(name, _plugins.load("methods", name, Method), arguments))  # type: ignore[type-abstract]
+    return distinct(found)
+
+
+def distinct(found: Iterable[Chosen]) -> list[Chosen]:
+    """Each of several methods once, in their order.
+
+    Raises:
+        BenchError: two that are not the same have one name.
+    """
+    picked: dict[str, Chosen] = {}
+    for one in found:
+        other = picked.setdefault(one.name, one)
+        if other.spec != one.spec:
+            raise BenchError(
+                f"two methods are called {one.name!r}, {other.spec} and {one.spec}: rename a file, or give scores a "
+                "name as --scores NAME=FILE.npy"
+            )
     return list(picked.values())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
+from bench.memory import unmap
 
 Array = npt.NDArray[Any]
 Precision = Literal["auto", "float32", "float64"]
@@ -111,6 +112,7 @@ class Predictor:
             if buffer is not None:
                 buffer[: len(chunk)] = chunk
                 chunk = buffer[: len(chunk)]
+                unmap(scores)
             codes = self._codes(k)
 
             def work(strip: slice, codes: Array = codes, chunk: Array = chunk) -> None:
@@ -128,6 +130,7 @@ class Predictor:
         codes = kernel.pack_masks(
             masks if _usable(masks, np.dtype(bool)) else np.array(masks, bool, order="C"), self.bits
         )
+        unmap(self.masks)
         if self.codes is not None:
             self.codes[k] = codes
         return codes
@@ -212,4 +215,5 @@ def identify_masks(masks: Array, max_bytes: int) -> npt.NDArray[np.intp]:
             )
         for i, bits in enumerate(np.packbits(kept, axis=1), start):
             ids[i] = first.setdefault(hashlib.blake2b(bits.tobytes(), digest_size=16).digest(), i)
+        unmap(masks)
     return ids

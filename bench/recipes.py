@@ -205,7 +205,21 @@ class Recipe:
     @property
     def stacked(self) -> bool:
         """Whether many models train at once; else one after another, each as fast as it can."""
-        return self.architecture.stacked and not (self.augmentation or self.mirror or self.lookahead)
+        return self.not_plain is None
+
+    @property
+    def not_plain(self) -> str | None:
+        """Why training is not plain SGD, as a clause; None where it is.
+
+        Plain is: each step follows the gradient of a sum over the batch of what depends on one unaltered example each.
+        """
+        if not self.architecture.stacked:
+            return f"{self.architecture.name} normalises over batches"
+        if self.augmentation:
+            return "its images are augmented"
+        if self.lookahead:
+            return "its weights go back to an average of theirs"
+        return "its test images are mirrored" if self.mirror else None
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of step `step` (from 0) of `steps`."""

@@ -12,6 +12,7 @@ from msgspec import Meta
 from bench import atomic
 from bench.documents import DocumentError, decoded
 from bench.errors import InputError
+from bench.subsets import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,20 @@ class SpreadRow(msgspec.Struct, frozen=True):
     by_variance: list[Correlation | None]
 
 
+class SearchRow(msgspec.Struct, frozen=True):
+    """A choice that a method made on the tune rows (`Task.choose`).
+
+    Attributes:
+        what: the parameter that was chosen, such as `damping`.
+        chosen: its value, as text.
+        tried: LDS on the tune rows by value, in the order tried; None where the scores were not finite.
+    """
+
+    what: str
+    chosen: str
+    tried: dict[str, Correlation | None]
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One method of the table.
 
@@ -97,8 +112,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         spread: its LDS over targets.
         n_excluded: targets without a correlation, which the mean leaves out.
         n_tied: targets with ties in margins or predictions.
+        probable_sign_error: whether its LDS is further below 0 than chance takes it: its scores probably have the
+            opposite sign.
         notes: what else a reader must know.
-        cost: what it took.
+        searches: what it chose on the tune rows, and among what.
+        cost: what it took; None where that is not known, as of scores from a file.
         scores: path of the score matrix, relative to the leaderboard's folder.
         extra: path of arrays that the method kept beside its scores.
     """
@@ -119,8 +137,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     spread: SpreadRow | None = None
     n_excluded: Count = 0
     n_tied: Count = 0
+    probable_sign_error: bool = False
     notes: list[str] = []
-    cost: Cost = Cost(0.0, 0, 0)
+    searches: list[SearchRow] = []
+    cost: Cost | None = Cost(0.0, 0, 0)
     scores: str | None = None
     extra: str | None = None
 
@@ -202,7 +222,7 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
         alpha: kept fraction of the training set.
         output: the margin: `logsumexp` or `max` of the other classes' logits is taken off the true one's.
         seed: root seed of everything.
-        protocol: `expectation`: every subset model has a seed of its own.
+        protocol: `expectation`: every subset model has a seed of its own; `single-model`: all have the same.
         rows: how many rows fit, tune and judge.
         n_train: rows of a score matrix.
         n_targets: columns of a score matrix.
@@ -225,7 +245,7 @@ class Leaderboard(msgspec.Struct, frozen=True, kw_only=True):
     alpha: Annotated[float, Meta(gt=0, lt=1)]
     output: str
     seed: int
-    protocol: Literal["expectation"] = "expectation"
+    protocol: Protocol = "expectation"
     rows: Counts
     n_train: Count
     n_targets: Count

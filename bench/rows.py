@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,15 @@ class Rows:
         masks: bool `[m, n_train]`.
         margins: float32 `[m, n_targets]` (as stored: the stored dtype; both perhaps a `RowView`).
         subset: int64 `[m]`: rows of equal number share a mask.
+        train: what the store keeps of every training example, in the subset or not: `train_margins` real and
+            `train_correct` bool, `[m, n_train]` each, read when they are indexed; empty where it keeps neither.
     """
 
     index: NDArray[np.int64]
     masks: NDArray[np.bool_]
     margins: NDArray[np.float32]
     subset: NDArray[np.int64]
+    train: Mapping[str, RowView] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -33,16 +37,23 @@ class Rows:
 class RowView:
     """Some rows of an array on disk, read when they are asked for: `view[a:b]`, `view[index]`.
 
+    Args:
+        array: the array.
+        row_numbers: int64 `[m]`, which rows of it.
+        bits: of an array of bits that are packed along the last axis, how many there are: they are read as bool.
+
     Attributes:
         shape, dtype: as of an array of these rows.
         name: the array's file.
         row_numbers: int64 `[m]`, which rows of it they are.
     """
 
-    def __init__(self, array: NDArray[Any], row_numbers: NDArray[np.int64]) -> None:
+    def __init__(self, array: NDArray[Any], row_numbers: NDArray[np.int64], bits: int | None = None) -> None:
         self.shape, self.dtype = (len(row_numbers), *array.shape[1:]), array.dtype
+        if bits is not None:
+            self.shape, self.dtype = (*self.shape[:-1], bits), np.dtype(np.bool_)
         self.name = str(getattr(array, "filename", "array"))
-        self._array, self.row_numbers = array, row_numbers
+        self._array, self.row_numbers, self._bits = array, row_numbers, bits
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -50,4 +61,5 @@ class RowView:
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
         """Copies of some of the rows."""
-        return np.asarray(self._array[self.row_numbers[rows]])
+        found = np.asarray(self._array[self.row_numbers[rows]])
+        return found if self._bits is None else np.unpackbits(found, axis=-1, count=self._bits).view(np.bool_)

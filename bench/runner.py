@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from bench import atomic, baselines, datasets, hashing, launch, methods, results
+from bench import atomic, baselines, datasets, hashing, launch, methods, precomputed, results
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import Files, data_folders, stamp
 from bench.guard import Guard
@@ -27,15 +27,17 @@ from bench.results import CeilingRow, Counts, Leaderboard, Row
 from bench.score_files import Attribution, extra_path, load_scores, save_scores, write_arrays
 from bench.standings import chance, judged, standings
 from bench.store import GroundTruth, Meta
-from bench.subsets import Plan, Sampling
+from bench.subsets import Plan, Protocol, Sampling
 from bench.workbench import Bench
 
 if TYPE_CHECKING:
     from bench.datasets import Data, Setting
 
 
-_SAID_APART = {"setting", "methods", "keep", "data_dir", "out", "quiet", "debug"}
+_OF_FILES = ("scores", "orientation", "sign")
+_SAID_APART = {"setting", "methods", "keep", "data_dir", "out", "quiet", "debug", *_OF_FILES}
 _LISTS: dict[str, Any] = {"methods": str | list[str], "keep": list[Extra]}
+_LISTS |= dict.fromkeys(_OF_FILES, str | list[str])
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Options:
     setting: str = "digits/mlp"
     methods: Sequence[str] = ()
     models: int = 1500
-    repeats: int = 2
+    repeats: int | None = None
     eval_subsets: int = 200
     tune_rows: int = 100
     alpha: float = 0.5
@@ -62,6 +64,10 @@ class Options:
     keep: Sequence[Extra] = ()
     allow_empty_classes: bool = False
     judge_only: bool = False
+    scores: Sequence[str] = ()
+    orientation: Sequence[str] = ()
+    sign: Sequence[str] = ()
+    protocol: Protocol = "expectation"
 
     def check(self) -> None:
         """Refuse values of the wrong type.
@@ -82,12 +88,15 @@ class Options:
     @property
     def plan(self) -> Plan:
         """The roles of the rows."""
-        return Plan(self.models, self.repeats, self.eval_subsets, self.tune_rows, self.judge_only)
+        usual = 2 if self.protocol == "expectation" else 1
+        repeats = usual if self.repeats is None else self.repeats
+        return Plan(self.models, repeats, self.eval_subsets, self.tune_rows, self.judge_only)
 
     def folder(self, setting: Setting) -> Path:
         """`--out`, else results/ and a name made of the setting and of what differs from the defaults."""
         if self.out is not None:
             return Path(self.out)
+        unsaid = {"repeats": 2 if self.protocol == "expectation" else 1}
         extra = "".join(
             f"-{name.replace('_', '')}{getattr(self, name)}"
             for name in (
@@ -101,16 +110,17 @@ class Options:
                 "sampling",
                 "dtype",
             )
-            if getattr(self, name) != getattr(Options, name)
-        ) + ("-judgeonly" if self.judge_only else "")
+            if getattr(self, name) not in (getattr(Options, name), unsaid.get(name))
+        )
+        extra += ("-judgeonly" if self.judge_only else "") + ("" if self.protocol == "expectation" else "-singlemodel")
         return Path("results") / (setting.slug + extra)
 
     @property
     def command(self) -> str:
         """What to type to get the same again, wherever the results go."""
         words = ["python", "-m", "bench", "run", self.setting]
-        listed = [self.methods] if isinstance(self.methods, str) else self.methods
-        words += [word for name in listed for word in ("--method", name)]
+        words += [word for name in _listed(self.methods) for word in ("--method", name)]
+        words += [f"--{flag}={value}" for flag in _OF_FILES for value in _listed(getattr(self, flag))]
         for field_ in fields(Options):
             value = getattr(self, field_.name)
             if field_.name in _SAID_APART or value == field_.default:
@@ -133,7 +143,13 @@ class Options:
             dtype=self.dtype,
             keep=tuple(self.keep),
             empty_classes=self.allow_empty_classes,
+            protocol=self.protocol,
         )
+
+
+def _listed(value: Sequence[str]) -> list[str]:
+    """One string is a list of one."""
+    return [value] if isinstance(value, str) else list(value)
 
 
 def run(options: Options | None = None, **settings: Any) -> Leaderboard:
@@ -156,25 +172,27 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         known = [f.name for f in fields(Options)]
         unknown = next((name for name in settings if name not in known), "")
         raise BenchError(f"bench.run has no option {unknown!r}{nearest(unknown, known)}") from error
-    specs = [options.methods] if isinstance(options.methods, str) else list(options.methods)
+    specs = _listed(options.methods)
     methods.check(specs)
+    files = precomputed.chosen(_listed(options.scores), _listed(options.orientation), _listed(options.sign))
     setting = datasets.setting(options.setting)
     plan = options.plan
     shown = options.folder(setting)
     folder = shown.absolute()  # a method may change the working directory
     store = folder / "ground-truth"
     with Guard(store):  # a plug-in may open files when it is imported or built
-        picked = methods.chosen(specs)
+        picked = methods.distinct([*methods.chosen(specs), *files])
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
     data = load(setting, options.data_dir, options.allow_modified_data)
     if stamped := stamp(data.origin):
         progress.say(stamped)
+    precomputed.check_shapes(files, data.n_train, data.n_targets)
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
     with_seeds = bench.truth.rows(bench.access.eval)
-    judge = Judge.of(with_seeds, plan.repeats, data.test_y)
+    judge = Judge.of(with_seeds, plan.repeats, data.test_y, options.protocol)
     rows: list[Row] = []
     verdicts: dict[str, Verdict] = {}
     for one in picked:
@@ -192,6 +210,7 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
         alpha=options.alpha,
         output=options.output,
         seed=options.seed,
+        protocol=options.protocol,
         rows=counts,
         n_train=data.n_train,
         n_targets=data.n_targets,
@@ -268,7 +287,8 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
         params=parameters,
         status="ok",
         notes=made.notes,
-        cost=made.cost,
+        searches=made.searches,
+        cost=None if isinstance(one.method, precomputed.Precomputed) else made.cost,
         scores=str(path.relative_to(bench.folder)),
         extra=str(extra_path(path).relative_to(bench.folder)) if made.extra else None,
     )
@@ -375,7 +395,10 @@ def attribute(
             raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
     write_arrays(out, found)
     stamps = truth.imported.stamps if truth.imported is not None else []
-    score_matrix.stamp(out, one.name, stamps)
+    needs, rows = one.method.needs, None
+    if truth.imported is not None and (needs.fit_rows or needs.tune_rows):
+        rows = score_matrix.fitted(truth, truth.of_group("fit"), truth.of_group("tune"))
+    score_matrix.stamp(out, one.name, stamps, rows)
     if stamps:
         found = replace(found, notes=[*found.notes, *stamps])
     stamped = None if data is None else stamp(data.origin)

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench import atomic, hashing
 from bench.errors import InputError
-from bench.results import Cost
+from bench.results import Cost, SearchRow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,12 +37,14 @@ class Attribution:
         cost: what it took.
         notes: what a reader of the table must know.
         extra: the arrays that it kept beside the scores, by name.
+        searches: what it chose on the tune rows.
     """
 
     scores: NDArray[Any]
     cost: Cost
     notes: list[str]
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    searches: list[SearchRow] = field(default_factory=list)
 
 
 class Finished(msgspec.Struct, frozen=True):
@@ -53,6 +55,7 @@ class Finished(msgspec.Struct, frozen=True):
     cost: Cost
     notes: list[str]
     extra: str | None = None
+    searches: list[SearchRow] = []
 
 
 def checked_extra(name: str, value: Any) -> NDArray[Any]:
@@ -93,7 +96,7 @@ def save_scores(path: Path, key: str, made: Attribution) -> None:
     """Write what a method made, and then what vouches for it beside it."""
     write_arrays(path, made)
     extra = hashing.file(extra_path(path)) if made.extra else None
-    finished = Finished(key, hashing.file(path), made.cost, made.notes, extra)
+    finished = Finished(key, hashing.file(path), made.cost, made.notes, extra, made.searches)
     atomic.write_text(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(finished)).decode() + "\n")
 
 
@@ -113,5 +116,5 @@ def load_scores(path: Path, key: str) -> Attribution | None:
                 extra = dict(stored)
         else:
             return None
-        return Attribution(np.load(path, allow_pickle=False), finished.cost, finished.notes, extra)
+        return Attribution(np.load(path, allow_pickle=False), finished.cost, finished.notes, extra, finished.searches)
     return None

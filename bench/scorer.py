@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import InputError
+from bench.memory import unmap
 from bench.predictions import (
     MAX_BYTES,
     Precision,
@@ -239,6 +240,7 @@ def lds(
         predictions, score_kinds[part] = predictor(part)
         # One sequential read: a memmap's columns are far apart.
         slab = np.ascontiguousarray(margin_array[:, part]) if ranks is None else None
+        unmap(margin_array)
         if ranks is not None:
             margin_kinds[part] = ranks.kinds[part]
 

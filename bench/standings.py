@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.judge import Judge, Verdict
     from bench.stats import Spread
 
-_FAR = 0.01  # p-value below which a negative LDS is called more than chance
+FAR = 0.01  # p-value below which a negative LDS is called more than chance
 
 
 def judged(row: Row, verdict: Verdict) -> Row:
@@ -28,8 +28,9 @@ def judged(row: Row, verdict: Verdict) -> Row:
         return msgspec.structs.replace(row, reason=f"no target has a correlation ({found.why_not})", **changes)
     silent = [f"{count} of {found.n_targets} targets count as 0 ({why})" for why, count in found.zeroed.items()]
     notes = [*row.notes, *silent]
-    if found.mean < 0 and verdict.null.p_value < _FAR:
-        notes.append("below chance: are its scores of the opposite sign?")
+    wrong = found.mean < 0 and verdict.null.p_value < FAR
+    if wrong:
+        notes.append("probable sign error: below chance; are its scores of the opposite sign?")
     share = verdict.share
     return msgspec.structs.replace(
         row,
@@ -40,6 +41,7 @@ def judged(row: Row, verdict: Verdict) -> Row:
         p_value=verdict.null.p_value,
         null_stderr=verdict.null.stderr,
         spread=_spread(verdict.spread),
+        probable_sign_error=wrong,
         notes=notes,
         **changes,
     )

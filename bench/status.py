@@ -58,7 +58,7 @@ def lines(folder: Path) -> list[str]:
     done = sum(block.stop - block.start for block in found.good)
     asked = _asked(folder) or max((block.stop for block in found.good), default=0)
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, asked))
-    about = f"{who.setting}, alpha {who.alpha:g}, seed {who.seed}, {who.output} margins, {who.sampling} subsets"
+    about = f"{who.about}, {who.output} margins, {who.sampling} subsets"
     share = f"{1 - missing / asked:.0%}" if asked else "0%"
     told = [about, f"rows: {asked - missing} of {asked} done ({share}), in {len(found.good)} blocks"]
     if done:
@@ -141,8 +141,8 @@ def retrain(truth: GroundTruth, setting: Setting, data: Data, count: int, device
         return Retrained(none, [], "every model diverged")
     rows = np.sort(rng.choice(good, min(count, len(good)), replace=False))
     chosen = [subsets.kept(who.seed, meta.subset_of_row[row], data.n_train, who.alpha, who.sampling) for row in rows]
-    seeds = [subsets.model_seed(who.seed, int(row)) for row in rows]
-    trainer = Trainer(setting.recipe, data, pick_device(now["device"]))
+    seeds = [subsets.model_seed(who.seed, int(row), who.protocol) for row in rows]
+    trainer = Trainer(setting.recipe, data, pick_device(now["device"]), protocol=who.protocol)
     with one_torch_thread():
         made = trainer.rows(chosen, seeds, replace(who.recorded, keep=()))["margins"]
     wrong = []

@@ -127,25 +127,27 @@ class GroundTruth:
         Raises:
             InputError: the store does not keep it.
         """
-        if self.imported is not None:
-            schema = self.imported.schema
-            if name not in schema:
-                raise InputError(f"{self.path} keeps no {name!r}: it has {', '.join(schema)}; import it with --keep")
-            found = _array(self.path, name, len(schema[name][1]) + 1, np.dtype(schema[name][0]).kind)
-            return _bits(found, self.imported.n_of(name)) if name in BITS else found
-        meta = self._needed()
-        if name not in meta.schema:
-            raise InputError(
-                f"{self.path} keeps no {name!r}: it has {', '.join(meta.schema)}; train with --keep {name}"
-            )
-        (shape, dtype) = meta.schema[name]
+        if name not in self.schema:
+            how = "import it with --keep" if self.imported is not None else f"train with --keep {name}"
+            raise InputError(f"{self.path} keeps no {name!r}: it has {', '.join(self.schema)}; {how}")
+        shape, dtype = self.schema[name]
         found = _array(self.path, name, len(shape) + 1, np.dtype(dtype).kind)
         return _bits(found, self.n_of(name)) if name in BITS else found
 
+    @property
+    def schema(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape of one row, and dtype, of each array.
+
+        Raises:
+            InputError: the store does not say (it has no meta.json).
+        """
+        if self.imported is not None:
+            return {name: (shape, dtype) for name, (dtype, shape) in self.imported.schema.items()}
+        return self._needed().schema
+
     def n_of(self, name: str) -> int:
         """Examples that the last but any class axis of an array is about: targets, or training examples."""
-        meta = self._needed()
-        return meta.n_train if name.startswith("train_") else meta.n_targets
+        return int((self.masks if name.startswith("train_") else self.margins).shape[1])
 
     def of_group(self, group: Group, n_rows: int | None = None) -> NDArray[np.int64]:
         """Completed rows of a group; of the first `n_rows` alone, by the roles that a plan of so many gives them.
@@ -185,14 +187,20 @@ class GroundTruth:
         subset = (
             np.asarray(self._needed().subset_of_row, np.int64)[index] if imported is None else imported.subset(index)
         )
+        train = {name: self._view(name, index) for name in self.schema if name.startswith("train_")}
         if as_stored and not isinstance(at, slice):
             masks, values = RowView(self.masks, index), RowView(self.margins, index)
-            return Rows(index, cast(Any, masks), cast(Any, values), subset)
+            return Rows(index, cast(Any, masks), cast(Any, values), subset, train)
         margins = np.asarray(self.margins[at], None if as_stored else np.float32)
-        made = Rows(index, np.asarray(self.masks[at]), margins, subset)
+        made = Rows(index, np.asarray(self.masks[at]), margins, subset, train)
         for value in (made.masks, made.margins, made.subset):
             value.setflags(write=False)
         return made
+
+    def _view(self, name: str, index: NDArray[np.int64]) -> RowView:
+        shape, dtype = self.schema[name]
+        array = _array(self.path, name, len(shape) + 1, np.dtype(dtype).kind)
+        return RowView(array, index, self.n_of(name) if name in BITS else None)
 
 
 def _bits(packed: NDArray[Any], count: int) -> NDArray[np.bool_]:
@@ -351,7 +359,7 @@ def verify(folder: Path) -> list[str]:
     wrong += damaged(folder, meta)
     subset, group = truth.plan.layout()
     rows = (meta.subset_of_row, meta.group_of_row, meta.seed_of_row)
-    if rows != (subset.tolist(), group.tolist(), list(range(len(subset)))):
+    if rows != (subset.tolist(), group.tolist(), meta.identity.seeds(len(subset))):
         wrong.append("meta.json is altered: its rows are not those of its plan")
     for start, stop in missing_rows(meta.blocks, len(subset)):
         wrong.append(f"meta.json names no block for rows {start} to {stop - 1}")

@@ -10,7 +10,8 @@ With `judge_only` there is nothing but eval subsets, `repeats` rows each.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from math import comb, lgamma, log
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Group = Literal["fit", "tune", "eval"]
 Sampling = Literal["exact", "bernoulli"]
+Protocol = Literal["expectation", "single-model"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 _MOST_ROWS = 10**9
 _MASK, _MODEL = 0, 1  # streams of one root seed
 CHECKPOINT = 2
@@ -181,11 +184,43 @@ def check_classes(
             )
 
 
-def model_seed(seed: int, row: int) -> np.random.SeedSequence:
-    """What initialisation and batch order of row `row` come from."""
-    return np.random.SeedSequence([seed, _MODEL, row])
+def check_distinct(seed: int, plan: Plan, n_train: int, alpha: float) -> None:
+    """Refuse subsets of exact size of which rows of two groups have the same: what is fitted on would judge.
+
+    Subsets are drawn and looked at only where there are so few that this could happen.
+
+    Raises:
+        BenchError: there are such rows.
+    """
+    subset_of_row, group_of_row = plan.layout()
+    size = subset_size(n_train, alpha)
+    logarithm = lgamma(n_train + 1) - lgamma(size + 1) - lgamma(n_train - size + 1)
+    if logarithm > 2 * log(plan.n_rows) + log(1e9):
+        return
+    possible = comb(n_train, size)
+    first: dict[bytes, int] = {}
+    for row, subset in enumerate(subset_of_row):
+        other = first.setdefault(kept(seed, int(subset), n_train, alpha).tobytes(), row)
+        if group_of_row[other] != group_of_row[row]:
+            mine, its = GROUPS[group_of_row[row]], GROUPS[group_of_row[other]]
+            raise BenchError(
+                f"{mine} row {row} would have the same subset as {its} row {other}, since {n_train} examples have only "
+                f"{possible:,} subsets of {size}: take another --alpha than {alpha}, another --seed or fewer --models"
+            )
+
+
+def model_seed(seed: int, row: int, protocol: Protocol = "expectation") -> np.random.SeedSequence:
+    """What initialisation and batch order of row `row` come from.
+
+    By the protocol `expectation` every row has a seed of its own; by `single-model` all have that of checkpoint 0,
+    which is then what the rows would be with every example kept.
+    """
+    return np.random.SeedSequence([seed, _MODEL, row]) if protocol == "expectation" else checkpoint_seed(seed, 0)
 
 
 def checkpoint_seed(seed: int, number: int) -> np.random.SeedSequence:
-    """The same for full-set checkpoint `number`: a stream of its own, so that no method shares a model with a row."""
+    """The same for full-set checkpoint `number`: a stream of its own, so that no method shares a model with a row.
+
+    (By the protocol `single-model` the rows share the seed of checkpoint 0, not its examples.)
+    """
     return np.random.SeedSequence([seed, CHECKPOINT, number])

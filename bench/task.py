@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from bench.models import Flat
     from bench.recipes import Output
     from bench.store import GroundTruth, Rows
-    from bench.train import Trainer
+    from bench.subsets import Protocol
+    from bench.train import Trainer, TrainingRun
+    from bench.trajectory import Trajectory
 
 L = TypeVar("L")
 TrainedOn = Literal["all", "subsets"]
@@ -107,6 +109,10 @@ def _read_only(data: Data) -> Data:
     return replace(data, **views)
 
 
+def _text(label: object) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label)
+
+
 class Task:
     """The one argument of `Method.attribute`.
 
@@ -150,6 +156,11 @@ class Task:
     def device(self) -> torch.device:
         """Torch device to work on."""
         return self._trainer.device
+
+    @property
+    def protocol(self) -> Protocol:
+        """Whether the subset models have a seed each, `expectation`, or all that of checkpoint 0, `single-model`."""
+        return self._trainer.protocol
 
     def note(self, text: str) -> None:
         """Say something that a reader of the table must know: a fit that did not converge, a damping chosen."""
@@ -219,16 +230,52 @@ class Task:
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
-        pool, counted = self._pool, "checkpoints"
+        pool: Pool = self._pool
+        counted: Literal["checkpoints", "on_subsets"] = "checkpoints"
         if trained_on == "subsets":
             pool, counted = self._pool.on_subsets(self.alpha), "on_subsets"
         vectors, seconds = pool.get(count)
         self.usage.waited += time.perf_counter() - began
+        self._charge(counted, count, seconds / count)
+        return vectors
+
+    def trajectory(self, number: int, states: int) -> Trajectory:
+        """States that checkpoint `number` (from 0) passed through in training, the last of them itself.
+
+        It is charged as `checkpoint_vectors(number + 1)` is: a model and its past are one model.
+
+        Args:
+            number: which checkpoint.
+            states: how many states, evenly spread over its steps.
+
+        Raises:
+            InputError: a number below 0, or fewer than one state, or more than it has steps.
+            UnmetError: the recipe is not of plain SGD steps on unaugmented batches.
+        """
+        if number < 0:
+            raise InputError(f"checkpoint {number} is asked for: they are numbered from 0")
+        began = time.perf_counter()
+        run, seconds = self._pool.trajectory(number, states)
+        self.usage.waited += time.perf_counter() - began
+        self._charge("checkpoints", number + 1, seconds)
+        return run
+
+    def _charge(self, counted: Literal["checkpoints", "on_subsets"], count: int, seconds_each: float) -> None:
         new = count - getattr(self.usage, counted)
         if new > 0:
             setattr(self.usage, counted, count)
-            self.usage.train_seconds += seconds * new / count
-        return vectors
+            self.usage.train_seconds += seconds_each * new
+
+    def training_run(self, number: int = 0) -> TrainingRun:
+        """How checkpoint `number` was trained: initial state, batches, learning rates; it is charged as that is.
+
+        By the protocol `single-model` checkpoint 0 is the run that the subset models leave examples out of.
+
+        Raises:
+            BenchError: the setting's recipe is not plain SGD, which a method says that it needs by `Needs.plain_sgd`.
+        """
+        self.checkpoint_vectors(number + 1)
+        return self._pool.run(number)
 
     def flat(self) -> Flat:
         """A fresh module whose parameters are one vector: `flat(vector, x)` gives logits, `flat.load` a module."""
@@ -252,15 +299,15 @@ class Task:
         tried: dict[str, float | None] = {}
         for label, scores in candidates:
             if not np.isfinite(scores).any():
-                tried[str(label)] = None
+                tried[_text(label)] = None
                 continue
             mean = lds(scores, rows.masks, rows.margins, ranks=ranks, undefined="zero").mean
-            tried[str(label)] = mean
+            tried[_text(label)] = mean
             if best is None or mean > best[0]:
                 best = mean, label, scores
         if best is None:
             raise BenchError("there is no candidate with finite scores to choose from")
-        self.searches.append(Search(what, str(best[1]), tried))
+        self.searches.append(Search(what, _text(best[1]), tried))
         return best[1], best[2]
 
     def guarded(self) -> Guard:

@@ -27,6 +27,7 @@ from bench.networks import Mirrored
 from bench.outputs import cross_entropy_gradient, margins
 from bench.recipes import Recipe
 from bench.recorded import Recorded
+from bench.subsets import Protocol
 
 if TYPE_CHECKING:
     from bench.sequential import Sequential
@@ -79,9 +80,30 @@ def batch_order(n: int, recipe: Recipe, rng: np.random.Generator) -> NDArray[np.
     return rng.permuted(shuffles, axis=1).reshape(-1)[: steps * batch].reshape(steps, batch)
 
 
+def _initial(flat: Flat, seed: np.random.SeedSequence) -> Tensor:
+    """The state `[n_state]` that a model with this seed begins with."""
+    initialise(flat.module, int(_child(seed, 0).generate_state(1, np.uint64)[0] >> 1))
+    return flat.vector()
+
+
 def _child(seed: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
     """What the first call of `seed.spawn` gives, without its memory of earlier calls."""
     return np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, number))
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """All that a training on the full set follows from, besides the recipe and the examples.
+
+    Attributes:
+        start: float32 `[n_state]`, the initial state (see `Flat`), on the device.
+        order: int64 `[steps, batch]`, the examples of each step.
+        rates: float32 `[steps]`, the learning rates.
+    """
+
+    start: Tensor
+    order: NDArray[np.int64]
+    rates: NDArray[np.float32]
 
 
 class Stopped(Exception):  # noqa: N818
@@ -94,6 +116,10 @@ class Trainer:
 
     Threads may share it: each call builds its own module. Once `stop` is set, training raises `Stopped`. Where `fused`
     is False, dense models on a CPU train by torch as well, not in the compiled kernels of `bench.fused`.
+
+    By the protocol `single-model` a model takes the batches of the full training set, and examples that it does not
+    keep have weight 0 in them: the loss of a step is (1/|batch|) Σ w_i ℓ_i over the batch, w the mask (Ilyas and
+    Engstrom 2025, "MAGIC: Near-optimal data attribution for deep learning").
     """
 
     recipe: Recipe
@@ -101,6 +127,7 @@ class Trainer:
     device: torch.device
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
     fused: bool = True
+    protocol: Protocol = "expectation"
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
     _alone: list[Sequential] = field(default_factory=list, init=False, repr=False, compare=False)
     _placed: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -194,10 +221,8 @@ class Trainer:
         start, orders = [], []
         flat = Flat(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
         for subset, seed in zip(subsets, seeds, strict=True):
-            for_init, for_batches = _child(seed, 0), _child(seed, 1)
-            initialise(flat.module, int(for_init.generate_state(1, np.uint64)[0] >> 1))
-            start.append(flat.vector())
-            orders.append(subset[batch_order(len(subset), self.recipe, np.random.default_rng(for_batches))])
+            start.append(_initial(flat, seed))
+            orders.append(self._order(subset, seed))
         made = torch.stack(start).to(self.device)
         if self._uses_kernels:
             data = self.data
@@ -210,9 +235,33 @@ class Trainer:
             made[torch.from_numpy(group)] = self._stack(made[torch.from_numpy(group)], [orders[i] for i in group])
         return made
 
+    def _order(self, subset: NDArray[np.int64], seed: np.random.SeedSequence) -> NDArray[np.int64]:
+        """The examples of each step, int64 `[steps, batch]`; −1 for a place in the batch that is left empty."""
+        rng = np.random.default_rng(_child(seed, 1))
+        if self.protocol == "expectation":
+            return subset[batch_order(len(subset), self.recipe, rng)]
+        order = batch_order(self.data.n_train, self.recipe, rng)
+        kept = np.zeros(self.data.n_train, np.bool_)
+        kept[subset] = True
+        return np.where(kept[order], order, -1)
+
+    def full_run(self, seed: np.random.SeedSequence) -> TrainingRun:
+        """The run that `train` takes on the full training set with this seed.
+
+        Raises:
+            BenchError: the recipe is not plain SGD, whose steps follow from these arrays.
+        """
+        if self.recipe.not_plain is not None:
+            raise BenchError(f"a training run is asked for, and this recipe is not plain SGD: {self.recipe.not_plain}")
+        flat = Flat(build(self.recipe.architecture, self.data.train_x.shape[1:], self.data.n_classes))
+        order = self._order(np.arange(self.data.n_train), seed)
+        rates = np.array([self.recipe.rate(step, len(order)) for step in range(len(order))], np.float32)
+        return TrainingRun(_initial(flat, seed).to(self.device), order, rates)
+
     def _stack(self, start: Tensor, orders: Sequence[NDArray[np.int64]]) -> Tensor:
         """Train from the states `start` `[models, n_state]` on the batches `orders`, each `[steps, batch]`.
 
+        Where an order has −1, that place of the batch counts in the mean loss with nothing.
         Subsets of different sizes take different numbers of steps: a model that has done its own waits with a
         learning rate of zero.
         """
@@ -224,6 +273,11 @@ class Trainer:
             padded[: len(order), i] = order
             rates[: len(order), i] = [recipe.rate(step, len(order)) for step in range(len(order))]
         equal = bool((rates == rates[:, :1]).all())
+        empty = padded < 0
+        weights = None
+        if empty.any():
+            padded[empty] = 0  # any example will do
+            weights = torch.from_numpy(~empty).to(self.device, start.dtype).unsqueeze(-1)
         batches, rate_of = torch.from_numpy(padded).to(self.device), torch.from_numpy(rates).to(self.device)
         x, y = self.inputs("train")
 
@@ -239,6 +293,8 @@ class Trainer:
             logits = forward([piece.requires_grad_() for piece in pieces], inputs)
             labels = y.index_select(0, at).view(batch.shape)
             slope = cross_entropy_gradient(logits.detach(), labels, recipe.label_smoothing)
+            if weights is not None:
+                slope.mul_(weights[step])
             gradients = torch.autograd.grad(logits, pieces, slope)
             with torch.no_grad():
                 for piece, momentum, gradient in zip(pieces, momenta, gradients, strict=True):

@@ -113,7 +113,8 @@ class Work:
             subsets.kept(request.seed, int(subset_of_row[row]), n_train, request.alpha, request.sampling)
             for row in rows
         ]
-        return self.trainer.rows(chosen, [subsets.model_seed(request.seed, int(row)) for row in rows], request.recorded)
+        seeds = [subsets.model_seed(request.seed, int(row), request.protocol) for row in rows]
+        return self.trainer.rows(chosen, seeds, request.recorded)
 
 
 def _not_finite(made: dict[str, Any]) -> Any:

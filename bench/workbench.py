@@ -15,21 +15,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import hashing, launch, packages
+from bench import halving, hashing, launch, packages
 from bench.absent import Absent
 from bench.checkpoints import Pool
-from bench.cost import metered
-from bench.errors import BenchError, InputError, UnmetError
+from bench.cost import Meter, metered
+from bench.errors import BenchError, EvalRowError, InputError, UnmetError
 from bench.methods import Chosen
 from bench.progress import Progress
-from bench.results import Cost
+from bench.results import Cost, SearchRow
+from bench.returned import check_scores
 from bench.score_files import Attribution
 from bench.store import GroundTruth
 from bench.task import Access, Task
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from bench.datasets import Data, Setting
 
 _METHOD_STREAM = 3
@@ -80,7 +79,7 @@ class Bench:
                 f"{store}: {diverged} of {n_rows} models diverged, and too few are left to judge by: lower the "
                 "recipe's learning rate"
             )
-        trainer = Trainer(setting.recipe, data, pick_device(device))
+        trainer = Trainer(setting.recipe, data, pick_device(device), protocol=identity.protocol)
         pool = Pool(trainer, identity.seed, folder / "checkpoints", truth.meta.key, progress)
         return cls(setting, data, truth, Access(truth, *groups), pool, folder, progress, n_rows)
 
@@ -142,15 +141,17 @@ class Bench:
             if have[group] < least:
                 return f"needs {least} {group} rows, and there are {have[group]}"
         try:
-            count = self.pool.trainer.n_parameters if needs.max_parameters is not None else 0
+            why = self.setting.recipe.not_plain if needs.plain_sgd else None
+            count = self.pool.trainer.n_parameters if needs.max_parameters is not None or needs.checkpoints else 0
         except UnmetError as error:
             return str(error)
+        if why is not None:
+            return f"needs a recipe of plain SGD, and of this one {why}"
         if needs.max_parameters is not None and count > needs.max_parameters:
             return f"needs a model of at most {needs.max_parameters:,} parameters, and this one has {count:,}"
         for package in needs.packages:
             if (fault := packages.fault(package)) is not None:
-                how = f"'ldsbench[{needs.extra}]'" if needs.extra else f"'{package}'"
-                return f"{fault}: pip install {how}"
+                return f"{fault}: {packages.remedy(package, needs.extra)}"
         return None
 
     def attribute(self, one: Chosen) -> Attribution:
@@ -160,18 +161,8 @@ class Bench:
             Exception: whatever the method raises.
             BenchError: its scores have another shape, are not numbers, or it touched a row that judges.
         """
-        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
-            task = self.task(one, Path(cache))
-            with _process_as_it_was(), metered() as meter, task.guarded() as guard:
-                try:
-                    scores = one.method.attribute(task)
-                finally:
-                    opened = guard.touched and f"it opened {Path(guard.touched).name} of the ground truth"
-                    refused = task.refused or opened
-                    if refused:
-                        raise BenchError(f"refused: {refused}; only task.fit and task.tune may be used")
-            kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
-        checked = check_scores(scores, self.data.n_train, self.data.n_targets)
+        returned, task, meter, kept = self.call(one)
+        checked = check_scores(returned, self.data.n_train, self.data.n_targets)
         usage = task.usage
         cost = Cost(
             round(meter.seconds - usage.waited, 3),
@@ -180,7 +171,28 @@ class Bench:
             round(usage.train_seconds, 3),
             kept + checked.nbytes + sum(array.nbytes for array in task.kept.values()),
         )
-        return Attribution(checked, cost, task.notes, task.kept)
+        searches = [SearchRow(one.what, one.chosen, one.tried) for one in task.searches]
+        return Attribution(checked, cost, list(dict.fromkeys(task.notes)), task.kept, searches)
+
+    def call(self, one: Chosen) -> tuple[Any, Task, Meter, int]:
+        """What a method returns, unchecked; its task, what was measured, and how many bytes it left in its cache.
+
+        Raises:
+            Exception: whatever the method raises.
+            EvalRowError: it touched a row that judges.
+        """
+        with tempfile.TemporaryDirectory(prefix="bench-") as cache:
+            task = self.task(one, Path(cache))
+            with _process_as_it_was(), metered() as meter, task.guarded() as guard, halving.told(task.note):
+                try:
+                    scores = one.method.attribute(task)
+                finally:
+                    opened = guard.touched and f"it opened {Path(guard.touched).name} of the ground truth"
+                    refused = task.refused or opened
+                    if refused:
+                        raise EvalRowError(f"refused: {refused}; only task.fit and task.tune may be used")
+            kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
+        return scores, task, meter, kept
 
 
 @contextmanager
@@ -201,26 +213,3 @@ def _process_as_it_was() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
-
-
-def check_scores(scores: Any, n_train: int, n_targets: int) -> NDArray[Any]:
-    """The scores as a float array `[n_train, n_targets]`.
-
-    Raises:
-        InputError: another shape (a transposed one is said so), not numbers, or not one finite column.
-    """
-    if scores is None:
-        raise InputError("it returned nothing: attribute() must return its scores")
-    try:
-        array = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"its scores are not an array ({error})") from error
-    if array.shape != (n_train, n_targets):
-        hint = "; it looks transposed" if array.shape == (n_targets, n_train) else ""
-        raise InputError(f"its scores have shape {list(array.shape)} instead of [{n_train}, {n_targets}]{hint}")
-    if array.dtype.kind not in "biuf":
-        raise InputError(f"its scores are of type {array.dtype}, which are not real numbers")
-    array = array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-    if not np.isfinite(array).all(0).any():
-        raise InputError("its scores are NaN or infinite for every target")
-    return array

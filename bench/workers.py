@@ -191,7 +191,8 @@ def _serve(connection: Connection, job: _Job, device: str) -> None:
     arrays = {name: np.load(job.examples / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
     data = Data(**arrays, n_classes=job.n_classes)
     request = replace(job.request, data=data)
-    work = Work(Trainer(request.setting.recipe, data, torch.device(device)), request, job.key, job.folder)
+    trainer = Trainer(request.setting.recipe, data, torch.device(device), protocol=request.protocol)
+    work = Work(trainer, request, job.key, job.folder)
     try:
         connection.send(("ready", None))
         while True:

@@ -17,6 +17,10 @@ from bench.task import Task
 
 class Datamodels(Method):
     needs = Needs(fit_rows=20)
+    citation = (
+        'Ilyas, Park, Engstrom, Leclerc and Madry (2022), "Datamodels: predicting predictions from training data"'
+    )
+    growth = "fit rows × n_train × (n_train + n_targets), n_targets × penalties × n_train per pass; training the rows"
 
     def __init__(
         self,

@@ -7,13 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.gradients import Examples, products
-from bench.methods import Method
+from bench.methods import Method, Needs
 from bench.task import Task
 
 
 class GradDot(Method):
+    citation = 'Charpiat et al. (2019), "Input similarity from the neural network perspective"'
+    growth = "checkpoints × n_train × n_targets × parameters"
+
     def __init__(self, checkpoints: int = 5) -> None:
         self.checkpoints = checkpoints
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         train = Examples(*task.inputs("train"), "loss", smoothing=task.setting.recipe.label_smoothing)

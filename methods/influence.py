@@ -21,6 +21,8 @@ DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 class ExplicitInfluence(Method):
     variants = ({}, {"damping": "tune"})
+    citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'
+    growth = "checkpoints × (parameters³ + (n_train + n_targets) × parameters²)"
 
     def __init__(
         self, checkpoints: int = 3, damping: float | Literal["early-stopping", "tune"] = "early-stopping"
@@ -29,7 +31,8 @@ class ExplicitInfluence(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0, max_parameters=20_000)
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, max_parameters=20_000, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, damping = task.setting.recipe, self.damping
@@ -40,7 +43,6 @@ class ExplicitInfluence(Method):
             unit = one.mean_diagonal
             if damping == "tune":
                 damping, scores = task.choose((d, one.scores(d * unit).cpu().numpy()) for d in DAMPINGS)
-                task.note(f"damping {damping:g} was best on the tune rows")
             elif damping == "early-stopping":
                 ridge = recipe.early_stopping_ridge(subset_size(task.data.n_train, task.alpha))
                 scores = one.scores(ridge).cpu().numpy()

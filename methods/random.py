@@ -8,5 +8,7 @@ from bench.task import Task
 
 
 class Random(Method):
+    growth = "n_train × n_targets"
+
     def attribute(self, task: Task) -> NDArray[np.float32]:
         return task.rng.standard_normal((task.data.n_train, task.data.n_targets), dtype=np.float32)

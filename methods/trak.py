@@ -22,13 +22,16 @@ BATCH = 256
 
 class Trak(Method):
     variants = ({}, {"damping": "tune"})
+    citation = 'Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale"'
+    growth = "checkpoints × (n_train + n_targets) × parameters × projection dimension"
 
     def __init__(self, checkpoints: int = 5, proj_dim: int = 512, damping: float | Literal["tune"] = 0.0) -> None:
         self.checkpoints, self.proj_dim, self.damping = checkpoints, proj_dim, damping
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0, packages=("traker>=0.3.2",))
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, checkpoints=self.checkpoints, packages=("traker>=0.3.2",))
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         with contextlib.redirect_stderr(io.StringIO()):  # the package's progress bars
@@ -84,7 +87,5 @@ class Trak(Method):
             return np.array(traker.finalize_scores("targets"), np.float32)
 
         if self.damping == "tune":
-            damping, best = task.choose((d, scores(d)) for d in DAMPINGS)
-            task.note(f"damping {damping:g} was best on the tune rows")
-            return best
+            return task.choose((d, scores(d)) for d in DAMPINGS)[1]
         return scores(self.damping)

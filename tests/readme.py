@@ -122,7 +122,7 @@ def example(name: str) -> str:
 
 PARTS = {
     "leaderboard": leaderboard,
-    "example": lambda: example("similarity.py"),
+    "example": lambda: example("pixels.py"),
     "dataset": lambda: example("rings.py"),
     "list": what_there_is,
     "datamodels": by_fit_rows,

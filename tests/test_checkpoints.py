@@ -109,14 +109,14 @@ def test_damaged_file_is_named_and_trained_anew(
     torch.testing.assert_close(vectors, again, atol=1e-5, rtol=0)
     assert torch.equal(vectors[[0, 2]], again[[0, 2]])
     assert quiet.log is not None
-    assert f"the checkpoint {path.name} is torn or altered" in quiet.log.read_text()
+    assert f"{path.name} is torn or altered" in quiet.log.read_text()
     for name in before:
         if name != path.name:
             assert (tmp_path / name).stat().st_mtime_ns == before[name][0]
     assert torch.equal(pool().get(3)[0], again)
 
 
-def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_path: Path) -> None:
+def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_path: Path, quiet: Progress) -> None:
     mine, _ = pool().get(1)
     other, _ = pool(seed=1, key="m" * 64).get(1)
     assert (mine - other).abs().max() > 0.01
@@ -124,6 +124,8 @@ def test_of_another_ground_truth_are_never_used(pool: Callable[..., Pool], tmp_p
     # The name carries 16 digits of the key; the file carries all of it.
     shutil.copy(tmp_path / f"0000-{'m' * 16}.npz", tmp_path / f"0000-{'k' * 16}.npz")
     torch.testing.assert_close(pool().get(1)[0], mine, atol=1e-5, rtol=0)
+    assert quiet.log is not None
+    assert f"0000-{'k' * 16}.npz is torn or altered, or of another setting" in quiet.log.read_text()
 
 
 def test_share_no_model_with_a_row(pool: Callable[..., Pool], trainer: Trainer) -> None:

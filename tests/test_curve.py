@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bench import curve, curve_tables, hashing, means
+from bench import curve, curve_tables, hashing
 from bench.curve import Curve, Point, datamodels_curve
 from bench.errors import BenchError, EvalRowError, InputError
 from bench.lasso import fit_datamodels
@@ -259,19 +259,6 @@ def test_r_squared_is_sklearns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.isnan(found[4:]).all()
     monkeypatch.setattr(curve, "_CHUNK_BYTES", 8 * 30 * 7)
     np.testing.assert_allclose(curve.r_squared(weight, bias, masks, margins), found, rtol=1e-12)
-
-
-def test_differences_in_means_by_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    masks, margins = rng.random((50, 8)) < 0.5, 1000 + rng.standard_normal((50, 3)).astype(np.float32)
-    masks[:, 0], masks[:, 1] = True, False
-    expected = np.zeros((8, 3))
-    for k in range(2, 8):
-        kept = masks[:, k]
-        expected[k] = margins[kept].mean(0, dtype=float) - margins[~kept].mean(0, dtype=float)
-    for size in (means._CHUNK_BYTES, 4 * 8 * 7, 1):
-        monkeypatch.setattr(means, "_CHUNK_BYTES", size)
-        np.testing.assert_allclose(means.difference_in_means(masks, margins), expected, atol=1e-6)
 
 
 @pytest.fixture

@@ -299,8 +299,136 @@ def test_quanda(main: Main, made: dict[str, Array]) -> None:
     refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "1.pt has 1 rows", "2")
     torch.save(torch.zeros(2, N - 1), "Q/1.pt")
     refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "1.pt is of 11", "12")
-    config.write_text("x: 1")
-    refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "explanations_config.yaml says neither")
+    for text, key in (
+        ("x: 1", "n_batches"),
+        ("batch_size: 2\nbench: x\nn_bat", "n_batches"),
+        ("n_batches: 3", "batch_"),
+    ):
+        config.write_text(text)  # cut off, it must not vouch for as many batches as are there
+        refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), f"explanations_config.yaml does not say {key}")
+
+
+def test_scores_of_kronfluence_in_bfloat16(main: Main, made: dict[str, Array]) -> None:
+    """What its arguments for less memory choose, which numpy does not know; beside another tensor."""
+    from safetensors.torch import save_file
+
+    scores = torch.from_numpy(made["scores"].T.copy()).bfloat16()
+    save_file({"all_modules": scores, "other": torch.ones(3)}, "pairwise_scores.safetensors", metadata={"a": "b"})
+    assert main("import", "kronfluence", "pairwise_scores.safetensors", "a.npy", "--sign", "+")[0] == 0
+    np.testing.assert_array_equal(np.load("a.npy"), scores.float().numpy().T)
+    scores[1, 2] = torch.inf
+    save_file({"all_modules": scores}, "pairwise_scores.safetensors")
+    refused(main("import", "kronfluence", "pairwise_scores.safetensors", "s.npy", "--sign", "+"), "is inf, in bfloat16")
+
+
+@pytest.mark.parametrize("content", [b'{"train set size": \xee}', b"[" * 100_000, b"{", b'{"a\xff": 1}'])
+def test_json_that_is_none(main: Main, made: dict[str, Array], content: bytes) -> None:
+    Path("T/scores").mkdir(parents=True)
+    with Path("T/scores/x.mmap").open("wb") as file:
+        np.save(file, made["scores"])
+    good = json.dumps({"train set size": N})
+    for name in ("metadata.json", "experiments.json"):
+        Path("T/metadata.json").write_text(good)
+        Path(f"T/{name}").write_bytes(content)
+        refused(main("import", "trak", "T", "s.npy"), f"T/{name} is torn or no JSON")
+    Path("T/subsets.json").write_bytes(content)
+    refused(main("import", "bergson", "T/subsets.json", "s.npy", "--n-train", "9"), "subsets.json is torn or no JSON")
+    Path("T/scores/info.json").write_bytes(content)
+    refused(main("import", "bergson", "T", "s.npy", "--sign", "+"), "info.json is torn or no JSON")
+
+
+def test_a_circle_of_links_does_not_hide_that_scores_are_unfinished(main: Main, made: dict[str, Array]) -> None:
+    Path("T/scores").mkdir(parents=True)
+    with Path("T/scores/x.mmap").open("wb") as file:
+        np.save(file, made["scores"])
+    Path("T/metadata.json").write_text(json.dumps({"train set size": N}))
+    Path("T/experiments.json").symlink_to("experiments.json")
+    refused(main("import", "trak", "T", "s.npy"), "experiments.json is a symbolic link that leads in a circle")
+
+
+def test_two_arrays_of_a_name(main: Main, made: dict[str, Array]) -> None:
+    np.savez("s.npz", a=made["scores"])
+    with zipfile.ZipFile("s.npz") as archive:
+        content = archive.read("a.npy")
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile("s.npz", "a") as archive:
+        archive.writestr("a.npy", content)
+    refused(main("import", "scores", "s.npz", "s.npy", "--sign", "+", "--orientation", "train,test"), "holds a twice")
+
+
+def datamodels_store(folder: str, spec: dict[str, Any], rows: dict[int, dict[str, Array]]) -> None:
+    """As datamodels' initialize_store and workers do: memmaps by the spec, a row's keys, then `_completed`."""
+    Path(folder).mkdir()
+    declared = {**spec["schema"], "_completed": {"shape": [], "dtype": "bool_"}}
+    for key, one in declared.items():
+        shape = (spec["num_models"], *one["shape"])
+        np.lib.format.open_memmap(f"{folder}/{key}.npy", mode="w+", dtype=getattr(np, one["dtype"]), shape=shape)
+    for index, row in rows.items():
+        for key, value in row.items():
+            np.load(f"{folder}/{key}.npy", mmap_mode="r+")[index] = value
+
+
+def test_a_store_of_datamodels(main: Main, made: dict[str, Array]) -> None:
+    """Row 7 was killed between its masks and its margins, row 9 never begun."""
+    spec = {
+        "num_models": M,
+        "schema": {"masks": {"shape": [N], "dtype": "bool_"}, "margins": {"shape": [T], "dtype": "float16"}},
+    }
+    rows = {
+        i: {"masks": made["masks"][i], "margins": made["margins"][i], "_completed": np.True_}
+        for i in range(M)
+        if i not in (7, 9)
+    }
+    datamodels_store("D", spec, {**rows, 7: {"masks": made["masks"][7]}})
+    done = [i for i in range(M) if i not in (7, 9)]
+    refused(main("import", "arrays", "D", "S"), "D has a _completed.npy", "datamodels-store")
+    code, out, _ = main("import", "datamodels-store", "D", "GT")
+    assert (code, "2 of 20 models are not completed and left out: 7, 9" in out) == (0, True)
+    truth = GroundTruth.open("GT")
+    np.testing.assert_array_equal(truth.masks, made["masks"][done])
+    np.testing.assert_array_equal(truth.margins, made["margins"][done].astype(np.float16).astype(np.float32))
+    assert truth.imported is not None
+    assert truth.imported.output == "margin"
+    for name in ("masks.npy", "margins.npy", "_completed.npy"):
+        assert truth.imported.origin[name].sha256 == hashing.file(Path("D") / name)
+    assert main("export", "datamodels-store", "GT", "E")[0] == 0
+    told = json.loads(Path("E/spec.json").read_text())
+    for key, one in {**told["schema"], "_completed": {"shape": [], "dtype": "bool_"}}.items():
+        found = np.load(f"E/{key}.npy", mmap_mode="r+")
+        assert found.shape == (told["num_models"], *one["shape"])
+        assert found.dtype == getattr(np, one["dtype"])
+    assert main("import", "datamodels-store", "E", "again")[0] == 0
+    again = GroundTruth.open("again")
+    np.testing.assert_array_equal(again.masks, truth.masks)
+    np.testing.assert_array_equal(again.margins, truth.margins)
+
+    import_ = ("import", "datamodels-store", "D", "S")
+    Path("spec.json").write_text(json.dumps(spec))
+    assert main("import", "datamodels-store", "D", "other", "--spec", "spec.json")[0] == 0
+    spec["num_models"] = M + 1
+    Path("D/spec.json").write_text(json.dumps(spec))
+    refused(main(*import_), "D/masks.npy is bool [20, 12], where D/spec.json says bool [21, 12]")
+    Path("D/spec.json").unlink()
+    Path("D/spec.json").symlink_to("spec.json")
+    refused(main(*import_), "D/spec.json is a symbolic link that leads in a circle")
+    Path("D/spec.json").unlink()
+    refused(main(*import_, "--outputs", "other"), "'other' does not say what it holds")
+    refused(main(*import_, "--outputs", "other", "--output-is", "loss"), "D/other.npy")
+    refused(main(*import_, "--output-is", "loss"), "leave this out")
+    np.save("D/losses.npy", -made["margins"][:-1])
+    refused(main(*import_, "--outputs", "losses"), "D/losses.npy has 19 rows and D/_completed.npy 20")
+    np.save("D/losses.npy", -made["margins"])
+    assert main("import", "datamodels-store", "D", "turned", "--outputs", "losses")[0] == 0
+    np.testing.assert_array_equal(GroundTruth.open("turned").margins, made["margins"][done])
+    np.save("D/margins.npy", np.full((M, T), np.inf, np.float16))
+    refused(main(*import_), "float16 overflow")
+    content = bytearray(Path("D/_completed.npy").read_bytes())
+    content[-1] = 2
+    Path("D/_completed.npy").write_bytes(content)
+    refused(main(*import_), "D/_completed.npy holds a byte 2")
+    np.save("D/_completed.npy", np.zeros(M, np.bool_))
+    refused(main(*import_), "no model of 20 is completed")
+    np.save("D/_completed.npy", np.array([Evil()] * M, object))
+    refused(main(*import_), "Python objects")
 
 
 def bergson(scores: Array, kind: str = "float32") -> tuple[dict[str, Any], Any]:
@@ -362,6 +490,15 @@ def test_bergson_subsets_are_what_is_left_out(main: Main, made: dict[str, Array]
     refused(main("import", "bergson", "subsets.json", "s.npy"), "subsets.json", "--n-train")
     assert main("import", "bergson", "subsets.json", "m.npy", "--n-train", str(N))[0] == 0
     np.testing.assert_array_equal(np.load("m.npy"), made["masks"])
+    sum_of_ids = hashing.file(Path("subsets.json"))
+    assert json.loads(Path("m.origin.json").read_text())["origin"]["subsets.json"]["sha256"] == sum_of_ids
+    Path("A").mkdir()
+    assert main("import", "bergson", "subsets.json", "A/masks.npy", "--n-train", str(N))[0] == 0
+    np.save("A/losses.npy", made["margins"])
+    assert main("import", "arrays", "A", "GT")[0] == 0
+    imported = GroundTruth.open("GT").imported
+    assert imported is not None
+    assert f"masks.npy was made of bergson's subsets.json (sha256 {sum_of_ids})" in imported.notes
     for bad, words in (
         ([[0, 0]], "twice"),
         ([[0], [99]], "row 1 names example 99"),
@@ -580,6 +717,40 @@ def test_fit_and_eval_rows_coincide_only_where_it_is_asked_for_and_stamped(main:
     meta = Path("L/meta.json")
     meta.write_text(meta.read_text().replace('"leak": true', '"leak": false'))
     assert main("verify", "L")[0] == 1
+
+
+def test_rows_of_another_import_of_the_same_masks_do_not_judge_what_they_made(
+    main: Main, made: dict[str, Array]
+) -> None:
+    kronfluence("K", made["masks"], margins=made["margins"])
+    assert main("import", "kronfluence", "K", "A", "--eval-rows", "first:10")[0] == 0
+    assert main("import", "kronfluence", "K", "B", "--eval-rows", "last:12")[0] == 0
+    assert main("attribute", "--store", "A", "--method", "heldout", "--out", "x.npy")[0] == 0
+    assert main("lds", "--store", "A", "--scores", "x.npy")[0] == 0
+    code, out, err = main("lds", "--store", "B", "--scores", "x.npy")
+    assert (code, out) == (2, "")
+    assert "x.npy was made from 10 of the rows that judge in B, as 10" in err
+    code, out, _ = main("lds", "--store", "B", "--scores", "x.npy", "--allow-leak")
+    assert (code, out.splitlines()[0]) == (0, "LEAK: fitted on the rows that judge")
+    found = json.loads(main("lds", "--store", "A", "--scores", "x.npy", "--allow-leak", "--json")[1])
+    assert found["stamps"] == []
+    assert main("attribute", "--store", "A", "--method", "random", "--out", "x.npy")[0] == 0
+    assert main("lds", "--store", "B", "--scores", "x.npy")[0] == 0  # it needs no rows
+    code, _, err = main("lds", "--masks", "m.npy", "--margins", "y.npy", "--scores", "x.npy", "--allow-leak")
+    assert (code, "--allow-leak goes with --store" in err) == (2, True)
+
+
+def test_estimates_from_all_rows_are_not_scored_on_those_that_judge(main: Main, made: dict[str, Array]) -> None:
+    kronfluence("K", made["masks"], margins=made["margins"])
+    assert main("import", "kronfluence", "K", "A")[0] == 0
+    assert main("memorization", "A", "--out", "M", "--influence", "0.1")[0] == 0
+    code, _, err = main("lds", "--store", "A", "--scores", "M/influence.npy")
+    assert (code, "M/influence.npy was made from 10 of the rows that judge in A" in err) == (2, True)
+    code, out, _ = main("lds", "--store", "A", "--scores", "M/influence.npy", "--allow-leak", "--json")
+    assert (code, json.loads(out)["stamps"]) == (0, ["LEAK: fitted on the rows that judge"])
+    with np.load("M/pairs.npz") as pairs:  # no memorization is known
+        assert len(pairs["mem"]) > 0
+        assert np.isnan(pairs["mem"]).all()
 
 
 @pytest.mark.parametrize("name", FORMATS)

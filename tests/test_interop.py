@@ -236,7 +236,22 @@ def test_logsumexp_margins_of_logits(main: Main, release: dict[str, Array], monk
     np.save("L.npy", labels[:3])
     refused(imported(main, "--output", "logsumexp", "--labels", "L.npy", store="S2"), "3 classes", "5 targets")
     refused(imported(main, "--output", "logsumexp", store="S2"), "add --labels")
-    refused(imported(main, "--output", "max", "--margins-are", "logsumexp", store="S2"), "--output is max")
+    refused(imported(main, "--output", "max", "--margins-are", "logsumexp", store="S2"), "add --labels")
+    refused(imported(main, "--labels", "L.npy", store="S2"), "add --output max or --output logsumexp")
+
+
+def test_max_margins_of_logits_where_the_release_has_no_margins(main: Main, release: dict[str, Array]) -> None:
+    labels = np.array([0, 2, 1, 1, 0])
+    np.save("L.npy", labels)
+    Path("R/cifar/data/test_margins_50pct.npy").unlink()
+    code, out, _ = imported(main, "--output", "max", "--labels", "L.npy")
+    assert (code, "margins.npy: made of" in out) == (0, True)
+    logits = release["test_logits"].astype(np.float32)
+    others = np.array([[np.delete(logits[i, j], labels[j]).max() for j in range(T)] for i in range(M)])
+    truth = GroundTruth.open("S")
+    np.testing.assert_array_equal(truth.margins, logits[:, np.arange(T), labels] - others)
+    assert truth.imported is not None
+    assert truth.imported.output == "max"
 
 
 def test_two_commands_score_released_datamodels(main: Main, release: dict[str, Array]) -> None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from bench import memorization
 from bench.errors import InputError
+from bench.kernels.sums import masked_sums
+from bench.rows import RowView
 
 Array = NDArray[Any]
 Main = Callable[..., Any]
@@ -55,6 +57,30 @@ def test_influence_is_its_definition(problem: tuple[Array, Array]) -> None:
         assert small.train.stop - small.train.start == 1
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 8 * 40 * 33, memorization._CHUNK_BYTES])
+def test_margins_by_chunks_of_runs(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    """Of any length, of float16 far from zero, read from disk by rows that are no neighbours."""
+    rng = np.random.default_rng(3)
+    masks, outputs = rng.random((150, 40)) < 0.5, (100 + rng.standard_normal((150, 90))).astype(np.float16)
+    masks[:, 0], masks[:, 1] = True, False
+    rows = np.sort(rng.choice(150, 101, replace=False))
+    monkeypatch.setattr(memorization, "_CHUNK_BYTES", chunk_bytes)
+    found = memorization.influence(RowView(masks, rows), RowView(outputs, rows))
+    for one, expected in zip(found, direct(masks[rows], outputs[rows]), strict=True):
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-6)
+        assert np.isnan(one[:2]).all()
+
+
+def test_masked_sums_are_products() -> None:
+    rng = np.random.default_rng(4)
+    kept, values = rng.random((64, 7)) < 0.5, rng.standard_normal((64, 5))
+    found = np.ones((7, 5))
+    masked_sums(np.packbits(kept, axis=0, bitorder="little"), values, 1, 4, found)
+    expected = np.ones((7, 5))
+    expected[:, 1:4] += kept.T.astype(float) @ values[:, 1:4]
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [bool, np.float32, np.uint8])
 def test_correctness_of_any_type_is_counted(dtype: Any) -> None:
     rng = np.random.default_rng(0)
@@ -85,6 +111,22 @@ def test_own(real: bool) -> None:
     assert np.isnan(found.memorization[[3, 4]]).all()
     assert np.isnan(found.memorization_stderr[5])
     assert np.isfinite(found.memorization[5])
+
+
+@pytest.mark.parametrize("chunk", [None, 7 * 8 * 12])
+@pytest.mark.parametrize("size", [1.0, 1e8])
+def test_an_odd_first_run_costs_the_others_no_digits(size: float, chunk: int | None, monkeypatch: Any) -> None:
+    if chunk is not None:
+        monkeypatch.setattr(memorization, "_CHUNK_BYTES", chunk)
+    rng = np.random.default_rng(4)
+    masks = rng.random((60, 12)) < 0.7
+    outputs = rng.standard_normal((60, 12))
+    masks[0], outputs[0] = True, size
+    found = memorization.own(masks, outputs)
+    for i in range(12):
+        others = outputs[~masks[:, i], i]
+        assert found.consistency[i] == pytest.approx(others.mean(), abs=1e-6)
+        assert found.consistency_stderr[i] == pytest.approx(others.std(ddof=1) / len(others) ** 0.5, abs=1e-6)
 
 
 def test_standard_errors_are_those_of_the_estimates() -> None:

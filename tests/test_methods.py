@@ -57,6 +57,42 @@ def test_heldout_scores_zero_what_it_never_saw_both_ways(small: Bench, monkeypat
     assert not made[:2].any()
     assert made[2:].any()
     assert np.isfinite(made).all()
+    assert np.isnan(task.kept["stderr"][:2]).all()
+    assert task.notes == ["2 of 40 examples are in all fit subsets or in none: they score 0"]
+
+
+def test_heldout_keeps_standard_errors(small: Bench) -> None:
+    (one,) = methods.chosen(["heldout"])
+    made, fit = small.attribute(one), small.truth.rows(small.access.fit)
+    assert set(made.extra) == {"stderr"}  # the store has no outputs on the training examples
+    assert made.notes == []
+    for k, kept in enumerate(fit.masks.T):
+        sides = [fit.margins[kept].astype(float), fit.margins[~kept].astype(float)]
+        expected = np.sqrt(sum(side.var(0, ddof=1) / len(side) for side in sides))
+        np.testing.assert_allclose(made.extra["stderr"][k], expected, rtol=1e-5)
+
+
+def test_heldout_keeps_memorization_where_rows_know_their_training_outputs(
+    toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress
+) -> None:
+    request = Request(toy, toy_data, Plan(135, 2), device="cpu", keep=("train_margins", "train_correct"))
+    make(request, tmp_path / "gt", quiet)
+    bench = Bench.open(toy, toy_data, tmp_path / "gt", tmp_path, "cpu", quiet, 135)
+    made = bench.attribute(methods.chosen(["heldout"])[0]).extra
+    fit = bench.access.fit
+    masks = bench.truth.masks[fit]
+    for name, outputs in (
+        ("self_influence", np.load(tmp_path / "gt" / "train_margins.npy")[fit]),
+        ("memorization", np.unpackbits(np.load(tmp_path / "gt" / "train_correct.npy"), axis=1)[fit]),
+    ):
+        for i, kept in enumerate(masks.T):
+            sides = [outputs[kept, i].astype(float), outputs[~kept, i].astype(float)]
+            error = np.sqrt(sum(side.var(ddof=1) / len(side) for side in sides))
+            assert made[name][i] == pytest.approx(sides[0].mean() - sides[1].mean(), abs=1e-5)
+            assert made[f"{name}_stderr"][i] == pytest.approx(error, rel=1e-4, abs=1e-6)
+    assert set(made) == {
+        *("stderr", "memorization", "memorization_stderr", "self_influence", "self_influence_stderr"),
+    }
 
 
 def test_datamodels_are_the_fitted_weights(small: Bench) -> None:
@@ -157,14 +193,18 @@ def test_trak_is_the_papers_estimator(small: Bench, damping: float) -> None:
 def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) -> None:
     (one,) = methods.chosen(["trak:checkpoints=1,proj_dim=7,damping=tune"])
     found = small.attribute(one)
-    made, cost, notes = found.scores, found.cost, found.notes
+    made, cost = found.scores, found.cost
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {
         d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.01, 0.1, 1.0, 10.0, 100.0)
     }
     best = max(candidates, key=lambda d: tune.score(candidates[d]).mean)
     np.testing.assert_allclose(made, candidates[best], rtol=1e-5)
-    assert notes == [f"damping {best:g} was best on the tune rows"]
+    assert found.notes == []
+    (search,) = found.searches
+    assert (search.what, search.chosen, list(search.tried)) == ("damping", f"{best:g}", [f"{d:g}" for d in candidates])
+    for d, scores in candidates.items():
+        assert search.tried[f"{d:g}"] == pytest.approx(tune.score(scores).mean)
     assert cost.models == 1 + len(small.access.tune)
 
 
@@ -174,7 +214,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
 
     (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping}"])
     found = small.attribute(one)
-    made, notes = found.scores, found.notes
+    made = found.scores
     task = small.task(one, small.folder)
     recipe = small.setting.recipe
     parts = [
@@ -184,7 +224,7 @@ def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> N
     if damping == "early-stopping":
         ridges = [recipe.early_stopping_ridge(20)] * 2
     else:
-        level = float(notes[0].split()[1]) if damping == "tune" else float(damping)
+        level = float(found.searches[0].chosen) if damping == "tune" else float(damping)
         ridges = [level * part.mean_diagonal for part in parts]
     expected = sum(part.scores(ridge).numpy() for part, ridge in zip(parts, ridges, strict=True)) / 2
     np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-6)
@@ -207,10 +247,11 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
     """Gradient methods and fitted ones rank the toy's subsets; the control does not."""
     judge = Judge.of(small.truth.rows(small.access.eval), 2)
     found = {one.name: judge.score(small.attribute(one).scores).mean for one in _without_projection()}
-    kernel = {f"gradient-kernel{more}" for more in ("", ":damping=tune", ":damping=tune,trained_on=subsets")}
-    expected = {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "random"} | kernel
-    assert set(found) == expected
     assert abs(found.pop("random")) < 0.3
+    del found["similarity"]  # it does not know classes
+    kernel = {f"gradient-kernel{more}" for more in ("", ":damping=tune", ":damping=tune,trained_on=subsets")}
+    expected = {"datamodels", "gradcos", "graddot", "heldout", "influence", "influence:damping=tune"} | kernel
+    assert set(found) >= expected
     assert min(found.values()) > 0.3, found
 
 

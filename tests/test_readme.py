@@ -91,10 +91,10 @@ def test_example_method_runs(tmp_path: Path) -> None:
     board = bench.run(
         setting="digits/logreg",
         models=64,
-        methods=[str(ROOT / "tests" / "examples" / "similarity.py"), "random"],
+        methods=[str(ROOT / "tests" / "examples" / "pixels.py"), "random"],
         out=str(tmp_path / "run"),
         quiet=True,
     )
-    assert [row.name for row in board.methods] == ["similarity", "random"]
+    assert [row.name for row in board.methods] == ["pixels", "random"]
     assert board.methods[0].lds is not None
     assert board.methods[0].lds > 0.1

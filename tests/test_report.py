@@ -33,6 +33,7 @@ from bench.results import (
     ShareRow,
     SpreadRow,
 )
+from bench.tables import efficiency
 
 Floats = NDArray[np.float64]
 NASTY = "<script>alert('x')</script>|a & \"b\" $x_1$ </style>"
@@ -282,13 +283,14 @@ def test_rows_carry_what_they_are_sorted_by() -> None:
         "share",
         "p",
         "models",
+        "ratio",
         "training",
         "attributing",
         "memory",
         "disk",
     ]
     assert {f"data-{key}" for key in keys} <= set(lines[0])
-    assert [a.get("aria-sort") for a in page.tags("th") if a.get("scope") == "col"] == ["ascending"] + [None] * 10
+    assert [a.get("aria-sort") for a in page.tags("th") if a.get("scope") == "col"] == ["ascending"] + [None] * 11
 
 
 @settings(max_examples=50, deadline=None)
@@ -329,7 +331,8 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
     for _ in range(50):
         x, y = rng.integers(1, 6, 8).astype(float), rng.integers(-3, 6, 8) / 10
         rows = [row(str(i), float(value)) for i, value in enumerate(y)]
-        front = plots._front(rows, x.tolist(), y.tolist())
+        rows = [msgspec.structs.replace(one, cost=Cost(0.0, int(cost), 0)) for one, cost in zip(rows, x, strict=True)]
+        front = [int(one.name) for one in efficiency.front(rows, efficiency.models)]
         beaten = [
             any((x[j] <= x[i] and y[j] >= y[i]) and (x[j] < x[i] or y[j] > y[i]) for j in range(8)) for i in range(8)
         ]
@@ -339,7 +342,9 @@ def test_the_front_is_what_nothing_beats_in_both() -> None:
 
 
 def test_a_method_no_better_than_chance_is_not_on_the_front() -> None:
-    assert plots._front([row("a", 0.1, p_value=0.3), row("b", 0.2, p_value=0.001)], [1, 2], [0.1, 0.2]) == [1]
+    rows = [row("a", 0.1, p_value=0.3), row("b", 0.2, p_value=0.001), row("c", 0.9, p_value=0.001)]
+    price = {"a": 1.0, "b": 2.0, "c": None}
+    assert efficiency.front(rows, lambda one: price[one.name]) == [rows[1]]
 
 
 def test_plots_hold_text_and_the_page_colours() -> None:

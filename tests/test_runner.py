@@ -13,7 +13,7 @@ import pytest
 
 from bench import cli, methods, results, runner
 from bench.errors import BenchError, InputError, MethodError
-from bench.results import Leaderboard, Row
+from bench.results import Cost, Leaderboard, Row
 
 HEAD = "import numpy as np\nfrom bench.methods import Method, Needs\n"
 ROW_KEYS = {"name", "params", "status", "reason", "lds", "ci", "rank", "n_excluded", "cost", "scores"}
@@ -56,6 +56,11 @@ def named(board: Leaderboard) -> dict[str, Row]:
     return {row.name: row for row in board.methods}
 
 
+def cost(row: Row) -> Cost:
+    assert row.cost is not None
+    return row.cost
+
+
 def log(folder: Path = Path("out")) -> str:
     return (folder / "log.txt").read_text(encoding="utf-8")
 
@@ -85,7 +90,7 @@ def test_every_file_of_the_contract(run: Run) -> None:
         *("leaderboard.json", "leaderboard.csv", "leaderboard.md", "per_target.csv", "report.html", "log.txt"),
         *("leaderboard.tex", "baseline.json", "scores", "ground-truth", "checkpoints"),
     }
-    models = {name: row.cost.models for name, row in named(made).items()}
+    models = {name: cost(row).models for name, row in named(made).items()}
     assert models == {"random": 0, "heldout": 20, "graddot:checkpoints=1": 1}
     per_target = results.read_per_target(out)
     for name, row in named(made).items():
@@ -277,7 +282,7 @@ def test_what_is_missing_is_skipped(run: Run, tmp_path: Path, needs: str, reason
     path.write_text(f"{HEAD}class M(Method):\n    needs = Needs({needs})\n    def attribute(self, task): 1/0\n")
     found = named(run(str(path), "random"))
     assert (found["mine"].status, found["mine"].reason) == ("skipped", reason)
-    assert found["mine"].cost.models == 0
+    assert cost(found["mine"]).models == 0
     arguments = ["run", setting, "--models", "30", "--out", "out", "--device", "cpu", "--quiet"]
     assert cli.main([*arguments, "--method", str(path)]) == 0
 
@@ -382,11 +387,11 @@ def test_what_a_method_uses_is_its_cost(run: Run, method: Write) -> None:
     few = "task.rows([4, 5])\nreturn task.rng.random((40, 10))"
     cache = "(task.cache / 'x').write_bytes(b'0' * 5000)\nreturn task.rng.random((40, 10))"
     found = named(run(method("much", body), method("few", few), method("cache", cache), method("slow", _SLOW)))
-    assert [found[name].cost.models for name in ("much", "few", "cache")] == [20 + 2 + 2, 2, 0]
-    assert found["cache"].cost.disk_bytes == 5000 + 40 * 10 * 8
-    assert found["slow"].cost.seconds >= 0.2
-    assert found["slow"].cost.peak_bytes > 50_000_000
-    assert found["few"].cost.peak_bytes < 50_000_000
+    assert [cost(found[name]).models for name in ("much", "few", "cache")] == [20 + 2 + 2, 2, 0]
+    assert cost(found["cache"]).disk_bytes == 5000 + 40 * 10 * 8
+    assert cost(found["slow"]).seconds >= 0.2
+    assert cost(found["slow"]).peak_bytes > 50_000_000
+    assert cost(found["few"]).peak_bytes < 50_000_000
 
 
 _SLOW = "import time\nx = np.ones(10_000_000)\ntime.sleep(0.2)\nreturn task.rng.random((40, 10)) + 0 * x[:10]"
@@ -424,7 +429,7 @@ def test_what_a_method_keeps_lies_beside_its_scores(run: Run, method: Write) -> 
     assert (found["mine"].extra, found["random"].extra) == ("scores/mine.extra.npz", None)
     assert kept() == {"gap": list(range(10)), "converged": [False] * 4 + [True] * 6}
     assert [p.name for p in Path("out/scores").glob("*.npz")] == ["mine.extra.npz"]
-    assert found["mine"].cost.disk_bytes == 40 * 10 * 8 + 10 * 8 + 10
+    assert cost(found["mine"]).disk_bytes == 40 * 10 * 8 + 10 * 8 + 10
     before = stamps(Path("out"))
     assert named(run(method("mine", KEEPS), "random"))["mine"] == found["mine"]
     assert stamps(Path("out")) == before

@@ -106,6 +106,7 @@ def test_meta_says_what_made_it(folder: Path, toy_request: Request, toy_data: Da
         "dtype": "float32",
         "keep": [],
         "compiled": True,
+        "protocol": "expectation",
         "device": "cpu",
         "data": hashing.data(toy_data),
         "recipe": hashing.recipe(toy_request.setting.recipe),

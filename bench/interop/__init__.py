@@ -60,6 +60,12 @@ Exported margins are float16, whatever the store's are.""",
 bias and lam are in SCORES.extra.npz beside the scores, or in files of their own.
 bench lds --scores FILE.pt reads such a file.""",
     ),
+    "datamodels-store": Format(
+        "stores of MadryLab's datamodels tools, .npy with a spec: a store",
+        "bench.interop.datamodels_store",
+        reads=True,
+        writes=True,
+    ),
     "kronfluence": Format(
         "masks and margins or losses of Kronfluence's repository: a store; its pairwise scores: a score matrix",
         "bench.interop.kronfluence",
@@ -109,18 +115,21 @@ bench lds --scores FILE.pt reads such a file.""",
 index_{train,removed,test} and subsample_idx; the arrays come in any order and are put in the order of their indices.
 Every ratio becomes a store. `bench memorization STORE` computes memorization, influence and consistency from it.
 Written are infl_mem.npz (memorization [n_train], influence [n_test, n_train]), the layout by classes of
-cifar100_infl_matrix.npz, the pairs of high influence (tr_idx, tt_idx, infl, mem), or runs again.""",
+cifar100_infl_matrix.npz, that of imagenet_index.npz (tr_mem, tr_labels, tr_filenames, and of targets where known), the
+pairs of high influence (tr_idx, tt_idx, infl, mem), or runs again.""",
     ),
     "heldout-estimates": Format(
         "released memorization and influence estimates, .npz: scores and memorization",
         "bench.interop.heldout_estimates",
         reads=True,
         writes=False,
-        about="""infl_mem.npz            memorization [n_train], influence [n_test, n_train]
+        about="""infl_mem.npz              memorization [n_train], influence [n_test, n_train]
 cifar100_infl_matrix.npz  tr_mem, tr_labels, tt_labels, and of every class infl_matrix_class{c}, tr_classidx_{c},
-                        tt_classidx_{c}; influence across classes is not in it and becomes 0
-imagenet_index.npz      tr_mem, tr_labels, tr_filenames: memorization alone
-*_pairs_*.npz           tr_idx, tt_idx, infl, mem: pairs alone, the rest becomes 0 (with --n-train and --n-targets)
-DEST.npy gets influence [n_train, n_targets], DEST.extra.npz what else there is.""",
+                          tt_classidx_{c}; influence across classes is not in it and becomes 0
+imagenet_index.npz        tr_mem, tr_labels, tr_filenames (tt_labels, tt_filenames): memorization alone; names of
+                          files that are Python objects are left out, unread
+*_pairs_*.npz             tr_idx, tt_idx, infl, mem: pairs alone, the rest becomes 0 (with --n-train and --n-targets)
+DEST.npy gets influence [n_train, n_targets], DEST.extra.npz what else there is. All of it is fixed: orientation by the
+layout, + where the training example helps.""",
     ),
 }

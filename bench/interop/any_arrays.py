@@ -26,8 +26,18 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:  # noqa: ARG001
 
 def import_(given: argparse.Namespace) -> list[str]:
     """Make a store; gives what to print."""
-    from bench.interop import kronfluence, reading, store_import
+    from bench.errors import InputError
+    from bench.interop import kronfluence, reading, score_matrix, store_import
 
     store_import.target(given.dest)
     source = reading.folder(Path(given.source), "the folder of masks and outputs")
-    return store_import.import_(given, NAME, kronfluence.truth(source, _OUTPUTS, _ENDINGS, given.output_is))
+    if (source / "_completed.npy").exists():
+        raise InputError(
+            f"{source} has a _completed.npy, so some of its rows may be of no model: use bench import datamodels-store"
+        )
+    truth = kronfluence.truth(source, _OUTPUTS, _ENDINGS, given.output_is)
+    made = score_matrix.read_origin(truth.files[0])
+    if made is not None:  # masks that an import made: of what, the store says too
+        of = ", ".join(f"{name} (sha256 {file.sha256})" for name, file in made.origin.items())
+        truth = truth._replace(notes=[*truth.notes, f"{truth.files[0].name} was made of {made.source}'s {of}"])
+    return store_import.import_(given, NAME, truth)

@@ -59,23 +59,42 @@ def opened(path: Path, what: str, rank: int, dtypes: Iterable[str]) -> np.memmap
     return array
 
 
-def stream(path: Path, array: np.memmap[Any, Any], visit: Visit, advance: Callable[[int], object]) -> str:
-    """Call `visit` with each chunk of rows of an opened file, and `advance` with its bytes; gives the file's sha256."""
+def stream(
+    path: Path,
+    array: np.memmap[Any, Any],
+    visit: Visit,
+    advance: Callable[[int], object],
+    rows: tuple[int, int] | None = None,
+) -> str:
+    """Call `visit` with each chunk of rows of an opened file, and `advance` with its bytes.
+
+    Args:
+        path: the file.
+        array: it, opened.
+        visit: is called with the first row of a chunk, and the chunk.
+        advance: is called with the number of its bytes.
+        rows: `[first, last + 1)` that are read; None for all.
+
+    Returns:
+        The sha256 of the file; where not all rows are read, of its header and of those that are.
+    """
+    first, last = rows or (0, len(array))
     running = hashlib.sha256()
     row = array.itemsize * int(np.prod(array.shape[1:]))
     step = max(1, CHUNK_BYTES // row)
     with path.open("rb") as file:
         running.update(file.read(array.offset))
         buffer = bytearray(step * row)
-        for start in range(0, len(array), step):
-            count = min(step, len(array) - start)
+        file.seek(array.offset + first * row)
+        for start in range(first, last, step):
+            count = min(step, last - start)
             part = memoryview(buffer)[: count * row]
             if file.readinto(part) != len(part):
                 raise InputError(f"{path} has become shorter while it was read: get it again")
             running.update(part)
             visit(start, np.frombuffer(part, array.dtype).reshape(count, *array.shape[1:]))
             advance(len(part))
-        while rest := file.read(CHUNK_BYTES):
+        while rows is None and (rest := file.read(CHUNK_BYTES)):
             running.update(rest)
     return running.hexdigest()
 
@@ -142,9 +161,10 @@ class Finite:
 class Masks:
     """A visit that makes a digest of each mask, and looks for rows that are no subsets of the size of alpha."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], alpha: float) -> None:
+    def __init__(self, path: Path, shape: tuple[int, ...], alpha: float, rows: tuple[int, int] | None = None) -> None:
         self.path, self.alpha = path, alpha
-        self.n_rows, self.n_train = shape
+        self.first, stop = rows or (0, shape[0])
+        self.n_rows, self.n_train = stop - self.first, shape[1]
         self.digests = np.empty((self.n_rows, 2), np.uint64)
         self.kept = 0
         self.not_bool, self.odd = Rows(), Rows()
@@ -161,7 +181,7 @@ class Masks:
         if odd.any() and not self.odd.count:
             self.odd_size = int(kept[odd][0])
         self.odd.add(start, odd)
-        for row, bits in enumerate(np.packbits(chunk, axis=1), start):
+        for row, bits in enumerate(np.packbits(chunk, axis=1), start - self.first):
             self.digests[row] = np.frombuffer(hashlib.blake2b(bits.tobytes(), digest_size=16).digest(), np.uint64)
 
     def check(self) -> None:
@@ -193,7 +213,8 @@ class Masks:
         same = np.concatenate([[False], (ordered[1:] == ordered[:-1]).all(1)])
         starts = np.maximum.accumulate(np.where(same, 0, np.arange(len(order))))
         found = np.flatnonzero(same)
-        return dict(sorted(zip(order[found].tolist(), order[starts[found]].tolist(), strict=True)))
+        rows, earlier = (order[one] + self.first for one in (found, starts[found]))
+        return dict(sorted(zip(rows.tolist(), earlier.tolist(), strict=True)))
 
 
 def place(source: Path, target: Path, *, copy: bool, symbolic: bool = True) -> str:

@@ -72,7 +72,7 @@ def _scores(folder: Path) -> _Records:
 
     from bench.interop import reading
 
-    info = _json(folder / "info.json")
+    info = reading.json(folder / "info.json")
     if isinstance(info, dict) and info.get("attribute_tokens"):
         raise InputError(f"{folder / 'info.json'} is of scores per token, which are not read: score whole sequences")
     path = reading.present(folder / "scores.bin")
@@ -118,30 +118,34 @@ def _record(path: Path, info: Any) -> tuple[int, int, np.dtype[Any]]:
         raise InputError(f"{path} is no info.json of bergson's score files ({error!r}): get it again") from error
 
 
-def _json(path: Path) -> Any:
-    import msgspec
-
-    from bench.interop import reading
-
-    try:
-        return msgspec.json.decode(reading.present(path).read_bytes())
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is torn or no JSON ({error}): get it again") from error
-
-
 def _masks(source: Path, dest: Path, n_train: int | None) -> list[str]:
     import numpy as np
 
     from bench import atomic
-    from bench.interop import store_import
+    from bench.interop import reading, score_matrix, store_import
 
-    rows = _json(source)
+    rows = reading.json(source)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, list) for row in rows):
         raise InputError(f"{source} is no list of lists of example numbers: name a subsets.json of bergson")
     if n_train is None or n_train < 2:
         raise BenchError(f"{source} does not say how many training examples there are: add --n-train N")
     masks = store_import.masks_of_ids(source, rows, n_train, left_out=True)
-    atomic.write(dest, lambda file: np.save(file, masks, allow_pickle=False))
+    origin = score_matrix.origins([source])
+    try:
+        atomic.write(dest, lambda file: np.save(file, masks, allow_pickle=False))
+        score_matrix.write_origin(
+            dest,
+            source=NAME,
+            orientation="subset,train",
+            sign="+",
+            n_train=n_train,
+            n_targets=0,
+            origin=origin,
+            notes=[f"masks: 1 = kept; {source.name} lists the examples that are left out"],
+        )
+    except BaseException:
+        dest.unlink(missing_ok=True)  # nobody vouches for it
+        raise
     kept = masks.sum(1)
     return [
         f"{dest}: masks bool {list(masks.shape)}, 1 = kept; {kept.min()} to {kept.max()} examples are kept "

@@ -16,6 +16,8 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
         made.add_argument("dest", metavar="DEST", help="folder that gets DATASET/data/…")
         made.add_argument("--dataset", metavar="NAME", help="name of the folder (the release's, else the setting's)")
         return
+    from bench.interop import options
+
     made.add_argument("source", metavar="SOURCE", help="folder of the files, or s3://bucket[/prefix]")
     made.add_argument("store", metavar="STORE", help="folder of the store to make")
     made.add_argument("--dataset", metavar="NAME", help="cifar or fmow, where there are several")
@@ -36,6 +38,11 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
         help="rows beside them for choosing hyper-parameters (a tenth of the others, at most 1000)",
     )
     made.add_argument(
+        "--judge-only",
+        action="store_true",
+        help="read and check the rows that judge alone: at once, whatever the files' size; no other row is used",
+    )
+    made.add_argument(
         "--keep",
         default="",
         metavar="ARRAY,…",
@@ -50,9 +57,10 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
     made.add_argument(
         "--output",
         choices=("max", "logsumexp"),
-        help="margins to have, where they are not the file's: logsumexp margins are made of the logits, with --labels",
+        help="margins to have, where they are not the file's: either kind is made of the logits, with --labels",
     )
     made.add_argument("--labels", metavar="FILE.npy", help="classes of the targets, integers [n_targets]")
+    options.order(made, " (cifar10 or fmow by the dataset's name, where its files are here)")
     made.add_argument("--copy", action="store_true", help="copy the files instead of linking them")
     made.add_argument("--yes", action="store_true", help="download from S3, and be billed for it, without being asked")
     made.add_argument(

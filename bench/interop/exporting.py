@@ -21,14 +21,16 @@ Fill = Callable[[Any], object]
 def truth(store: Path) -> tuple[NDArray[np.bool_], NDArray[np.float32], str]:
     """Masks bool `[M, n_train]`, margins float32 `[M, n_targets]`, and what the margins are.
 
-    All rows of an imported store, in its order; of a trained one those that did not diverge: fit, tune, eval.
+    All rows of an imported store that were read, in its order; of a trained one those that did not diverge: fit,
+    tune, eval.
 
     Raises:
         InputError: it is no store with a meta.json.
     """
     found = GroundTruth.open(store)
     if found.imported is not None:
-        return np.array(found.masks), np.array(found.margins, np.float32), found.imported.output
+        known = found.completed
+        return found.masks[known], np.asarray(found.margins[known], np.float32), found.imported.output
     rows = np.concatenate([found.of_group(group) for group in GROUPS])
     assert found.meta is not None  # of_group has asked for it
     return found.masks[rows], np.asarray(found.margins[rows], np.float32), found.meta.identity.output

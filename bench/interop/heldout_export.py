@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bench import atomic, memorization
 from bench.errors import BenchError, InputError
+from bench.interop import reading
 from bench.progress import Progress
 from bench.store import GroundTruth
 
@@ -29,7 +30,9 @@ def run(store: Path, dest: Path, given: argparse.Namespace) -> list[str]:
     if given.what == "runs":
         return _runs(truth, masks, right, train_right, dest, Progress(quiet=given.quiet))
     own = memorization.own(masks, train_right)
-    known = np.nan_to_num(own.memorization)  # theirs have 0 where nothing is known
+    known = np.nan_to_num(own.memorization)  # 0 where all runs keep an example, or none: their tools know no NaN
+    if given.what == "index":
+        return _index(dest, known, right.shape[1], given)
     if given.what == "pairs":
         found = [memorization.high_pairs(slab, known) for slab in memorization.influence_slabs(masks, right)]
         train, targets, values = (np.concatenate([one[k] for one in found]) for k in range(3))
@@ -53,6 +56,32 @@ def run(store: Path, dest: Path, given: argparse.Namespace) -> list[str]:
         arrays[f"infl_matrix_class{label}"] = values[np.ix_(rows, columns)]
     _save(path, arrays)
     return [f"{path}: {len(arrays) // 3 - 1} classes"]
+
+
+def _index(dest: Path, known: Array, n_targets: int, given: argparse.Namespace) -> list[str]:
+    """Memorization, class and file of every training example; of targets the latter two, where they are given."""
+    arrays: dict[str, Array] = {"tr_mem": known}
+    for side, word, count in (("tr", "train", len(known)), ("tt", "target", n_targets)):
+        if side == "tr" or getattr(given, f"{word}_labels") is not None:
+            arrays[f"{side}_labels"] = _labels(given, f"{word}_labels", count)
+        if side == "tr" or getattr(given, f"{word}_files") is not None:
+            arrays[f"{side}_filenames"] = _files(given, f"{word}_files", count)
+    path = _new(dest / "imagenet_index.npz")
+    _save(path, arrays)
+    return [f"{path}: {', '.join(arrays)}"]
+
+
+def _files(given: argparse.Namespace, name: str, count: int) -> Array:
+    """Names of files as the release has them, in bytes."""
+    flag, path = f"--{name.replace('_', '-')}", getattr(given, name)
+    if path is None:
+        raise BenchError(f"--what index needs the files of the training examples: add {flag} FILE.txt, a name a line")
+    lines = reading.present(Path(path)).read_bytes().splitlines()
+    odd = next((row for row, line in enumerate(lines, 1) if not line.strip() or b"\0" in line), None)
+    if odd is not None or len(lines) != count:
+        what = f"has no name in line {odd}" if odd is not None else f"has {len(lines)} lines"
+        raise InputError(f"{flag}: {path} {what}, where {count} names belong, one a line")
+    return np.array(lines, np.bytes_)
 
 
 def outputs(truth: GroundTruth) -> tuple[Array, Array]:
@@ -91,20 +120,16 @@ def _runs(
 def _labels(given: argparse.Namespace, name: str, count: int) -> NDArray[np.int64]:
     flag, path = f"--{name.replace('_', '-')}", getattr(given, name)
     if path is None:
-        raise BenchError(f"--what classes needs the classes of training examples and targets: add {flag} FILE.npy")
-    try:
-        found = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{flag}: cannot read {path} ({reason}): name a .npy file of integers") from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu" or found.shape != (count,):
-        shape = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
-        raise InputError(f"{flag}: {path} is {shape}, where {count} integers belong")
+        of = "training examples and targets" if given.what == "classes" else "the training examples"
+        raise BenchError(f"--what {given.what} needs the classes of {of}: add {flag} FILE.npy")
+    found = reading.npy(reading.present(Path(path)))
+    if found.dtype.kind not in "iu" or found.shape != (count,):
+        raise InputError(f"{flag}: {path} is {found.dtype} {list(found.shape)}, where {count} integers belong")
     return found.astype(np.int64)
 
 
 def _new(path: Path) -> Path:
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise InputError(f"{path} is there already: name another folder, or remove it")
     return path
 

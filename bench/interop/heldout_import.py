@@ -9,9 +9,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import zipfile
+import zlib
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +28,30 @@ import bench
 from bench import atomic, hashing
 from bench.errors import BenchError, InputError
 from bench.imported import KIND, Imported, Origin
-from bench.interop import heldout_runs
+from bench.interop import heldout_runs, order
 from bench.interop.heldout_runs import FILE, Run, RunError
-from bench.interop.release_import import refuse_mixed, roles, write_spec
+from bench.interop.order import Side
+from bench.interop.release_import import refuse_mixed, roles, target, write_spec
 from bench.meta import FORMAT
 from bench.progress import Progress
 
 SOURCE = "heldout-influence"
 _BLOCK = 250  # runs
+_ARRAYS = ("mask", "train_correct", "correct")
+_THREADS = 8  # more than most have cores: where files are not in memory, disks serve several readers at a time
+_AT_ONCE = 10  # runs that a thread is given; handing over each would take a fifth of the time
 _NAMED = 5  # runs that an error names
+_FEWEST = 3  # runs: one to fit on, and two that judge
 
 
 @dataclass(frozen=True)
 class Part:
-    """One ratio: its folder, the store to make, and its runs by number."""
+    """One ratio: its folder, the store to make, its runs by number, and the gaps among the numbers."""
 
     ratio: float
     store: Path
     folders: list[Path]
-    missing: list[str]
+    missing: list[tuple[int, int]]
 
 
 def run(given: argparse.Namespace) -> list[str]:
@@ -60,9 +70,7 @@ def run(given: argparse.Namespace) -> list[str]:
     parts = []
     for ratio in asked:
         folders = heldout_runs.runs(found[ratio])
-        place = store if len(asked) == 1 else store / f"alpha-{ratio:g}"
-        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise BenchError(f"{place} is there already: name another folder for the store, or remove it")
+        place = target(store if len(asked) == 1 else store / f"alpha-{ratio:g}")
         parts.append(Part(ratio, place, folders, heldout_runs.absent(folders)))
     progress = Progress(quiet=given.quiet)
     return [line for part in parts for line in _make(part, given, progress)]
@@ -72,82 +80,111 @@ def _make(part: Part, given: argparse.Namespace, progress: Progress) -> list[str
     aside = part.store.absolute().with_name(f"{part.store.name}.importing")
     atomic.writable_folder(aside)
     origin: dict[str, Origin] = {}
-    faults = [f"run {number} is missing" for number in part.missing]
+    faults = [
+        f"run {first} is missing" if first == last else f"runs {first} to {last} are missing"
+        for first, last in part.missing
+    ]
     sizes: tuple[int, int] | None = None
-    blocks: list[Path] = []
-    with progress.task(f"reading ratio {part.ratio:g}", len(part.folders), "runs") as advance:
-        for start in range(0, len(part.folders), _BLOCK):
-            some = part.folders[start : start + _BLOCK]
-            block, wrong, sizes = _block(aside, start, some, part.ratio, sizes, origin)
-            faults += wrong
-            if block is not None:
-                blocks.append(block)
-            advance(len(some))
+    paths: list[Path] = []
+    n_runs = len(part.folders)
+    blocks = [_Block.of(aside, start, part.folders[start : start + _BLOCK]) for start in range(0, n_runs, _BLOCK)]
+    known = sum(len(block.folders) for block in blocks if block.told is not None)
+    if known:
+        progress.say(f"{known} of {n_runs} runs were read before, and have not changed")
+    what = f"reading ratio {part.ratio:g}"
+    with progress.task(what, n_runs, "runs", known) as advance, ThreadPoolExecutor(_THREADS) as pool:
+        for block in blocks:
+            told = block.told
+            if told is None or sizes not in (None, told.sizes):
+                told = block.read(pool, part.ratio, sizes)
+                advance(len(block.folders) if block.told is None else 0)
+            faults += told.faults
+            origin.update(told.origin)
+            if told.sizes is not None:
+                sizes = told.sizes
+                paths.append(block.path)
+    if not paths:
+        with suppress(OSError):  # what an earlier import has kept may be there
+            aside.rmdir()
     if faults and not given.skip_torn:
         more = f" (and {len(faults) - _NAMED} more)" if len(faults) > _NAMED else ""
+        kept = f" (what was read is kept in {aside.name})" if paths else ""
         raise InputError(
             f"{part.folders[0].parent if part.folders else part.store}: {'; '.join(faults[:_NAMED])}{more}: get them "
-            "again, or leave them out with --skip-torn"
+            f"again, or leave them out with --skip-torn{kept}"
         )
-    if not blocks or sizes is None:
+    if not paths or sizes is None:
         raise InputError(f"{given.source}: no run of ratio {part.ratio:g} can be read")
     for fault in faults:
         progress.say(f"left out: {fault}")
-    lines = _gather(part, given, blocks, sizes, origin, faults)
+    lines = _gather(part, given, paths, sizes, origin, faults)
     shutil.rmtree(aside)
     return lines
-
-
-def _block(
-    aside: Path,
-    start: int,
-    folders: list[Path],
-    ratio: float,
-    sizes: tuple[int, int] | None,
-    origin: dict[str, Origin],
-) -> tuple[Path | None, list[str], tuple[int, int] | None]:
-    """A block of runs, read or found; gives its file, what is wrong with runs, and the sizes that all must have."""
-    stamp = hashing.digest([[folder.name, *_stat(folder / FILE)] for folder in folders])
-    path = aside / f"runs-{start:09d}-{stamp[:16]}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            told = msgspec.json.decode(stored["told"].tobytes(), type=_Told)
-        if sizes in (None, told.sizes):
-            origin.update(told.origin)
-            return path, told.faults, told.sizes
-    except (OSError, ValueError, KeyError, msgspec.DecodeError):
-        pass
-    runs: list[Run] = []
-    faults: list[str] = []
-    files: dict[str, Origin] = {}
-    for folder in folders:
-        file = folder / FILE
-        try:
-            one = heldout_runs.read(file, ratio, sizes)
-        except RunError as error:
-            faults.append(f"{folder.name}/{FILE} {error}")
-            continue
-        sizes = sizes or (len(one.mask), len(one.correct))
-        runs.append(one)
-        files[f"{ratio:g}/{folder.name}/{FILE}"] = Origin(hashing.file(file), file.stat().st_size)
-    if not runs or sizes is None:
-        return None, faults, sizes
-    told = _Told(sizes, files, faults)
-    content: dict[str, Any] = {
-        name: np.packbits([getattr(one, name) for one in runs], axis=1) for name in ("mask", "train_correct", "correct")
-    }
-    content["told"] = np.frombuffer(msgspec.json.encode(told), np.uint8)
-    atomic.write(path, lambda out: np.savez(out, **content))
-    origin.update(files)
-    return path, faults, sizes
 
 
 class _Told(msgspec.Struct, frozen=True):
     """What a block says of itself: training examples and targets, its files, and what is wrong with others."""
 
-    sizes: tuple[int, int]
+    sizes: tuple[int, int] | None
     origin: dict[str, Origin]
     faults: list[str]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Some runs; the file that keeps what was read of them; and what it says, if it is there already."""
+
+    folders: list[Path]
+    path: Path
+    told: _Told | None
+
+    @classmethod
+    def of(cls, aside: Path, start: int, folders: list[Path]) -> _Block:
+        """Look for it; of other files than those that are there now it has another name."""
+        stamp = hashing.digest([[folder.name, *_stat(folder / FILE)] for folder in folders])
+        path = aside / f"runs-{start:09d}-{stamp[:16]}.npz"
+        told = None
+        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile, msgspec.DecodeError), np.load(path) as stored:
+            told = msgspec.json.decode(stored["told"].tobytes(), type=_Told)
+        return cls(folders, path, told)
+
+    def read(self, pool: ThreadPoolExecutor, ratio: float, sizes: tuple[int, int] | None) -> _Told:
+        """Read the runs, and keep what is good of them; a run of other sizes than those given, if any, is not."""
+        runs: list[Run] = []
+        faults: list[str] = []
+        origin: dict[str, Origin] = {}
+        every = list(self._runs(pool, ratio))
+        if sizes is None:  # those that most have: an odd first run must not have all others refused
+            sizes = next(iter(Counter(one.sizes for one in every if isinstance(one, Run)).most_common(1)), (None,))[0]
+        found: Run | RunError
+        for folder, found in zip(self.folders, every, strict=True):
+            if isinstance(found, Run) and sizes is not None and found.sizes != sizes:
+                n_train, n_targets = found.sizes
+                others = "{} and {}".format(*sizes)
+                found = RunError(f"has {n_train} training and {n_targets} test examples, where others have {others}")
+            if isinstance(found, RunError):
+                faults.append(f"{folder.name}/{FILE} {found}")
+                continue
+            runs.append(found)
+            origin[f"{ratio:g}/{folder.name}/{FILE}"] = Origin(found.sha256, found.size)
+        if not runs:
+            return _Told(None, {}, faults)
+        told = _Told(sizes, origin, faults)
+        content: dict[str, Any] = {name: np.stack([getattr(one, name) for one in runs]) for name in _ARRAYS}
+        content["told"] = np.frombuffer(msgspec.json.encode(told), np.uint8)
+        atomic.write(self.path, lambda out: np.savez(out, **content))
+        return told
+
+    def _runs(self, pool: ThreadPoolExecutor, ratio: float) -> Iterator[Run | RunError]:
+        parts = [self.folders[at : at + _AT_ONCE] for at in range(0, len(self.folders), _AT_ONCE)]
+        return chain.from_iterable(pool.map(lambda part: [_run(folder, ratio) for folder in part], parts))
+
+
+def _run(folder: Path, ratio: float) -> Run | RunError:
+    try:
+        return heldout_runs.read(folder / FILE, ratio)
+    except RunError as error:
+        return error
 
 
 def _stat(path: Path) -> tuple[int, int]:
@@ -161,13 +198,21 @@ def _stat(path: Path) -> tuple[int, int]:
 def _gather(
     part: Part,
     given: argparse.Namespace,
-    blocks: list[Path],
+    paths: list[Path],
     sizes: tuple[int, int],
     origin: dict[str, Origin],
     faults: list[str],
 ) -> list[str]:
     n_train, n_targets = sizes
     m = len(origin)
+    why = f"{FILE} has no classes: examples are where its index_… put them"
+    sides = [
+        Side("training examples", "train", n_train, why_not=why),
+        Side("targets", "test", n_targets, why_not=why),
+    ]
+    compared = order.checked(given, part.folders[0].parent, sides)
+    if m < _FEWEST:
+        raise InputError(f"{part.folders[0].parent} has {m} readable runs, where 1 to fit on and 2 to judge are needed")
     parts = roles(m, given.eval_rows or f"last:{max(2, m // 5)}", given.tune_rows)
     schema: dict[str, tuple[str, tuple[int, ...]]] = {
         "masks": ("bool", (n_train,)),
@@ -182,7 +227,7 @@ def _gather(
             for name, (dtype, shape) in schema.items():
                 header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (m, *shape)}
                 np.lib.format.write_array_header_1_0(out[name], header)
-            for packed in _stored(blocks):
+            for packed in _stored(paths):
                 out["masks"].write(np.unpackbits(packed["mask"], axis=1, count=n_train).tobytes())
                 right = np.unpackbits(packed["correct"], axis=1, count=n_targets)
                 out["margins"].write(right.astype(np.float32).tobytes())
@@ -211,21 +256,28 @@ def _gather(
             first_of=first_of,
             schema=schema,
             checksums={name: hashing.file(folder / name) for name in files},
+            order=compared,
             notes=[f"left out: {fault}" for fault in faults],
             versions={"ldsbench": bench.__version__, "numpy": np.__version__},
         ).keyed()
         atomic.write_text(folder / "meta.json", meta.text())
-    left_out = f"; {len(faults)} runs are left out (meta.json names them)" if faults else ""
+    gone = len(faults) + sum(last - first for first, last in part.missing)  # of a gap one is counted
+    left_out = f"; {gone} runs are left out (meta.json names them)" if faults else ""
     return [
         f"{part.store}: {m} runs × {n_targets} targets of {meta.title}, alpha {part.ratio:g}, correctness{left_out}",
         f"  rows: {meta.spans}",
+        *(f"  {line}" for line in compared),
     ]
 
 
-def _stored(blocks: list[Path]) -> Iterator[dict[str, NDArray[Any]]]:
-    for path in blocks:
-        with np.load(path, allow_pickle=False) as stored:
-            yield {name: stored[name] for name in ("mask", "train_correct", "correct")}
+def _stored(paths: list[Path]) -> Iterator[dict[str, NDArray[Any]]]:
+    for path in paths:
+        try:
+            with np.load(path) as stored:
+                found = {name: stored[name] for name in _ARRAYS}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise BenchError(f"{path} is torn ({error}): remove it, and run the same command again") from error
+        yield found
 
 
 def _first_of(digests: list[bytes]) -> dict[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-PARTS = ("estimates", "classes", "pairs", "runs")
+PARTS = ("estimates", "classes", "index", "pairs", "runs")
 
 
 def flags(made: argparse.ArgumentParser, verb: str) -> None:
@@ -18,12 +18,19 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
             choices=PARTS,
             default="estimates",
             help="estimates: infl_mem.npz; classes: cifar100_infl_matrix.npz, which holds each class's examples alone; "
-            "pairs: those of high influence; runs: <ratio>/<run>/aux_arrays.npz (estimates)",
+            "index: imagenet_index.npz, memorization with classes and files; pairs: those of high influence; "
+            "runs: <ratio>/<run>/aux_arrays.npz (estimates)",
         )
-        made.add_argument("--train-labels", metavar="FILE.npy", help="classes of the training examples, for classes")
-        made.add_argument("--target-labels", metavar="FILE.npy", help="classes of the targets, for classes")
+        made.add_argument(
+            "--train-labels", metavar="FILE.npy", help="classes of the training examples, for classes and index"
+        )
+        made.add_argument("--target-labels", metavar="FILE.npy", help="classes of the targets, for classes (and index)")
+        made.add_argument("--train-files", metavar="FILE.txt", help="their files, a name a line, for index")
+        made.add_argument("--target-files", metavar="FILE.txt", help="the same of the targets, for index, if known")
         made.add_argument("--quiet", action="store_true", help="no progress on stderr")
         return
+    from bench.interop import options
+
     made.add_argument("source", metavar="SOURCE", help="folder of the experiment, or of one of its subset ratios")
     made.add_argument("store", metavar="STORE", help="folder of the store to make; of several ratios one each, alpha-…")
     made.add_argument("--ratio", type=float, action="append", metavar="R", help="only this subset ratio (all)")
@@ -33,6 +40,7 @@ def flags(made: argparse.ArgumentParser, verb: str) -> None:
     )
     made.add_argument("--eval-rows", metavar="last:K|first:K", help="runs that judge methods by LDS (the last fifth)")
     made.add_argument("--tune-rows", type=int, metavar="K", help="runs beside them for choosing hyper-parameters")
+    options.order(made)
     made.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 

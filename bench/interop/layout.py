@@ -89,6 +89,15 @@ def files_of(folder: Path) -> list[File]:
     return list(found.values())
 
 
+def beside(wanted: Wanted, files: Iterable[File], kind: Kind) -> Path | None:
+    """Another file of the same models and targets, where it is there."""
+    some = next(iter(wanted.files.values()))
+    for file in files:
+        if (file.dataset, file.percent, file.split, file.kind) == (some.dataset, some.percent, wanted.split, kind):
+            return Path(file.path)
+    return None
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What a store is made of, by kind.

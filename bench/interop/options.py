@@ -74,6 +74,7 @@ def rows(made: argparse.ArgumentParser) -> None:
         help="with --eval-rows all: fit on the rows that judge; every result of the store is stamped with it",
     )
     made.add_argument("--dataset", default="", metavar="NAME", help="what tables call it")
+    order(made)
 
 
 def output_is(made: argparse.ArgumentParser) -> None:
@@ -85,7 +86,33 @@ def output_is(made: argparse.ArgumentParser) -> None:
     )
 
 
-STORES = ("output_is", "eval_rows", "tune_rows", "allow_leak", "dataset", "n_train")
+def order(made: argparse.ArgumentParser, usual: str = "") -> None:
+    """Add what examples are compared with; `usual` is what they are compared with where none is named."""
+    made.add_argument(
+        "--check",
+        metavar="DATASET",
+        help="compare the examples with a dataset's: how many, and where their classes are told, in which order; "
+        f"as cifar10, or mnist:n_train=2000{usual}",
+    )
+    made.add_argument(
+        "--data-dir", metavar="DIR", help="where that dataset's files are (else $BENCH_DATA, else download)"
+    )
+    made.add_argument(
+        "--allow-modified-data", action="store_true", help="compare with files that are not the published ones, too"
+    )
+
+
+STORES = (
+    "output_is",
+    "eval_rows",
+    "tune_rows",
+    "allow_leak",
+    "dataset",
+    "n_train",
+    "check",
+    "data_dir",
+    "allow_modified_data",
+)
 SCORES = ("sign", "orientation", "store", "key")
 
 
@@ -100,7 +127,7 @@ def unused(given: argparse.Namespace, names: Iterable[str], made: str) -> None:
     Raises:
         BenchError: one was given.
     """
-    usual = {"tune_rows": 0, "allow_leak": False, "dataset": ""}
+    usual = {"tune_rows": 0, "allow_leak": False, "dataset": "", "allow_modified_data": False}
     for name in names:
         if getattr(given, name, None) not in (None, usual.get(name)):
             raise BenchError(

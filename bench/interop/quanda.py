@@ -32,7 +32,7 @@ def import_(given: argparse.Namespace) -> list[str]:
     score_matrix.target(given.dest)
     options.sense(given, NAME)
     source = reading.folder(Path(given.source), f"the folder of 0.pt, 1.pt, … and {_CONFIG}")
-    n_batches, size = _config(source / _CONFIG)
+    count, size = _config(source / _CONFIG)
     there = {path.stem: path for path in source.glob("*.pt")}
     numbers = sorted(int(stem) for stem in there if stem.isascii() and stem.isdigit())
     odd = sorted(stem for stem in there if not (stem.isascii() and stem.isdigit() and str(int(stem)) == stem))
@@ -40,7 +40,6 @@ def import_(given: argparse.Namespace) -> list[str]:
         raise InputError(f"{there[odd[0]]} is no batch, which are called 0.pt, 1.pt, …: move it elsewhere")
     if not numbers:
         raise InputError(f"{source} has no 0.pt: name the folder that quanda's explain wrote")
-    count = n_batches if n_batches is not None else numbers[-1] + 1
     for number in range(count):
         if str(number) not in there:
             raise InputError(f"{source} lacks {number}.pt, one of {count} batches: get it again")
@@ -58,13 +57,13 @@ def import_(given: argparse.Namespace) -> list[str]:
                 f"{path} is of {part.shape[1]} training examples and {paths[0].name} of {parts[0].shape[1]}"
             )
         last = path == paths[-1]
-        if size is not None and (len(part) > size or (len(part) < size and not last)):
+        if len(part) > size or (len(part) < size and not last):
             raise InputError(f"{path} has {len(part)} rows, and {_CONFIG} says that a batch has {size}")
     read = score_matrix.Read(score_matrix.Stacked(parts), [*paths, source / _CONFIG])
     return score_matrix.import_(given, NAME, read)
 
 
-def _config(path: Path) -> tuple[int | None, int | None]:
+def _config(path: Path) -> tuple[int, int]:
     """`n_batches` and `batch_size`: two whole numbers at the top level of a YAML that PyYAML's safe_dump wrote."""
     from bench.interop import reading
 
@@ -72,6 +71,7 @@ def _config(path: Path) -> tuple[int | None, int | None]:
     found = {
         key: int(value) for key, value in re.findall(r"^(n_batches|batch_size): (\d{1,9})\s*$", text, re.MULTILINE)
     }
-    if not found:
-        raise InputError(f"{path} says neither n_batches nor batch_size: is it quanda's?")
-    return found.get("n_batches"), found.get("batch_size")
+    for key in ("n_batches", "batch_size"):
+        if key not in found:
+            raise InputError(f"{path} does not say {key}: it is torn, or not of a quanda benchmark's explain")
+    return found["n_batches"], found["batch_size"]

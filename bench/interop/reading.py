@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import stat
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -136,6 +138,20 @@ def as_array(path: Path, value: Any) -> Array:
     return value
 
 
+def json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        InputError: it is no such file, or torn.
+    """
+    try:
+        return msgspec.json.decode(present(path).read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is torn or no JSON ({error}): get it again") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def npy(path: Path) -> Array:
     """A .npy file as a memmap.
 
@@ -154,14 +170,21 @@ def npy(path: Path) -> Array:
         raise InputError(f"{path} is torn, shorter than it says or not a .npy file ({error}): get it again") from error
 
 
-def npz(path: Path) -> dict[str, Array]:
+def npz(path: Path, texts: Iterable[str] = (), left_out: list[str] | None = None) -> dict[str, Array]:
     """The arrays of an .npz, in memory.
 
+    Args:
+        path: the file.
+        texts: names of arrays that may be texts, str or bytes; where they are Python objects they are left out, unread.
+        left_out: gets the names of those.
+
     Raises:
-        InputError: it is torn, holds Python objects or names that lead out of it, or claims more than it holds.
+        InputError: it is torn, holds Python objects, two arrays of a name, or names that lead out of it, or claims more
+            than it holds.
     """
     if not torch_zip.is_zip(path):
         raise InputError(f"{path} is torn or not a .npz file: get it again")
+    texts = set(texts)
     found: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -174,7 +197,14 @@ def npz(path: Path) -> dict[str, Array]:
                         f"{path}: {name} claims {info.file_size:,} bytes, packed into {info.compress_size:,}: it is "
                         "made up, or too large for an .npz, so write it as .npy"
                     )
-                found[name.removesuffix(".npy")] = _packed(path, archive, info)
+                key = name.removesuffix(".npy")
+                if key in found:
+                    raise InputError(f"{path} holds {key} twice, and does not say which counts: get it again")
+                array = _packed(path, archive, info, text=key in texts)
+                if array is not None:
+                    found[key] = array
+                elif left_out is not None:
+                    left_out.append(key)
     except InputError:
         raise
     except Exception as error:  # zipfile, zlib and numpy each have words of their own
@@ -182,12 +212,14 @@ def npz(path: Path) -> dict[str, Array]:
     return found
 
 
-def _packed(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+def _packed(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, text: bool) -> Array | None:
     with archive.open(info) as stream:
         version = np.lib.format.read_magic(stream)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(stream)
-        if dtype.hasobject or dtype.kind not in "biuf":
+        if text and dtype.hasobject:
+            return None
+        if dtype.hasobject or dtype.kind not in ("biufSU" if text else "biuf"):
             raise InputError(
                 f"{path}: {info.filename} is of type {dtype}, and only numbers are read: Python objects could run any "
                 "code"
@@ -231,8 +263,20 @@ class _Safe(dict[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         with self.opener(self.path, framework="numpy") as file:
-            kind = file.get_slice(name).get_dtype()
+            part = file.get_slice(name)
+            kind = part.get_dtype()
+            if kind == "BF16":  # which the package does not give to numpy
+                return self._mapped(name, tuple(part.get_shape()))
             if kind not in _SAFE:
                 raise InputError(f"{self.path}: {name} is of type {kind}: convert it to F32, which numpy knows")
             found: Array = file.get_tensor(name)
             return found
+
+    def _mapped(self, name: str, shape: tuple[int, ...]) -> Array:
+        """A tensor of bfloat16, from the bytes that the header names; the package has checked that they are there."""
+        with self.path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            start, _ = msgspec.json.decode(file.read(size))[name]["data_offsets"]
+        if 0 in shape:
+            return np.empty(shape, torch_zip.BF16)
+        return np.memmap(self.path, torch_zip.BF16, "r", 8 + size + start, shape)

@@ -51,9 +51,9 @@ def export(store: Path, dest: Path, dataset: str | None) -> list[str]:
     found = truth.imported
     if found is not None:
         name, alpha, output = found.dataset, found.alpha, found.output
-        rows = np.arange(len(truth.masks))
+        rows = np.flatnonzero(truth.completed)  # those that were read
         judging = found.roles.eval
-        where = "last" if judging[1] == len(rows) else "first"
+        where = "first" if judging[0] == 0 and judging[1] < found.n_rows else "last"
         split: layout.Split = "train" if found.split == "train" else "test"
     else:
         assert truth.meta is not None  # of_group has asked for it
@@ -74,12 +74,23 @@ def export(store: Path, dest: Path, dataset: str | None) -> list[str]:
     again = (
         f"bench import datamodels-data {dest} STORE --eval-rows {where}:{len(groups[2])} --tune-rows {len(groups[1])}"
     )
+    if found is not None and found.judge_only:
+        again = f"bench import datamodels-data {dest} STORE --eval-rows {where}:{len(groups[2])} --judge-only"
     if found is not None and output not in ("max", "logsumexp"):
         written.append(f"note: the margins are {found.measured}, and the release's are max margins; no file says so")
     elif output != "max":
         written.append(f"note: the margins are {output} margins, and the release's are max margins; no file says so")
         again += f" --margins-are {output}"
-    return [*written, f"to read it again: {again}"]
+    return [*written, *_order(truth), f"to read it again: {again}"]
+
+
+def _order(truth: GroundTruth) -> list[str]:
+    """Whose examples rows and columns are, which the files do not say."""
+    if truth.imported is not None:
+        return truth.imported.order
+    assert truth.meta is not None
+    counts = f"{truth.meta.n_train:,} training examples and {truth.meta.n_targets:,} targets"
+    return [f"note: columns are {counts} of {truth.meta.identity.setting}, in its order; no file says so"]
 
 
 def _arrays(truth: GroundTruth, split: layout.Split) -> Iterator[_Array]:

@@ -17,9 +17,10 @@ import bench
 from bench import atomic, hashing
 from bench.errors import BenchError, InputError, nearest
 from bench.imported import KIND, Imported, Origin, Roles
-from bench.interop import arrays, layout, s3
+from bench.interop import arrays, layout, release_order, s3
 from bench.meta import FORMAT
 from bench.progress import Progress
+from bench.recipes import Output
 from bench.subsets import GROUPS
 
 _SOURCE = "datamodels-data"
@@ -30,6 +31,7 @@ _UNSAID = (
     "the release does not say which rows are its evaluation models; taking the {} {} is a convention of this import"
 )
 _TRAIN = "the targets are the training examples themselves: each is in a part of the subsets"
+_JUDGE_ONLY = "only the rows that judge were read and checked: no other is used"
 _MADE = "the margins were made of the release's float16 logits"
 
 Mapped = np.memmap[Any, Any]
@@ -42,9 +44,7 @@ def run(given: argparse.Namespace) -> list[str]:
         BenchError: bad usage, files that are missing, do not fit together or hold what they must not, or a place
             that cannot be written. No store is left then; what was downloaded is.
     """
-    store = Path(given.store)
-    if store.exists() and not (store.is_dir() and not any(store.iterdir())):
-        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
+    store = target(Path(given.store))
     kept, kinds = _asked(given)
     progress = Progress(quiet=given.quiet)
 
@@ -52,9 +52,11 @@ def run(given: argparse.Namespace) -> list[str]:
         return layout.choose(given.source, files, given.dataset, given.alpha, given.split, kinds)
 
     if not given.source.startswith("s3://"):
-        wanted = choose(layout.files_of(Path(given.source)))
+        there = layout.files_of(Path(given.source))
+        wanted = choose(there)
         paths = {kind: Path(file.path) for kind, file in wanted.files.items()}
-        return _Import(store, wanted, paths, given, progress).make(kept)
+        also = {kind: path for kind in release_order.KINDS if (path := layout.beside(wanted, there, kind)) is not None}
+        return _Import(store, wanted, paths, given, progress, also).make(kept)
     bucket = s3.Bucket.of(given.source)
     objects = bucket.listing()
     wanted = choose([file for key in objects if (file := layout.File.of(key)) is not None])
@@ -64,11 +66,22 @@ def run(given: argparse.Namespace) -> list[str]:
     )
     paths = {kind: download / file.name for kind, file in wanted.files.items()}
     try:
-        lines = _Import(store, wanted, paths, given, progress, symbolic=False).make(kept)
+        lines = _Import(store, wanted, paths, given, progress, {}, symbolic=False).make(kept)
     except BenchError as error:
         raise BenchError(f"{error}; what was downloaded is in {download}") from error
     s3.remove(download)
     return lines
+
+
+def target(store: Path) -> Path:
+    """The folder of the store to make.
+
+    Raises:
+        BenchError: something is there already, be it a link that leads nowhere.
+    """
+    if store.is_symlink() or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
+        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
+    return store
 
 
 def _asked(given: argparse.Namespace) -> tuple[tuple[str, ...], list[layout.Kind]]:
@@ -81,14 +94,20 @@ def _asked(given: argparse.Namespace) -> tuple[tuple[str, ...], list[layout.Kind
             raise BenchError(
                 f"--keep has {word!r}{nearest(word, list(_KEEP))}: there are {', '.join(_KEEP)}, in a list"
             )
-    from_logits = given.output not in (None, given.margins_are)
-    if from_logits and given.output == "max":
-        raise BenchError(
-            "--output is max, and --margins-are logsumexp: max margins are the release's own, so leave both"
-        )
+    from_logits = given.labels is not None or given.output not in (None, given.margins_are)
+    if given.labels is not None and given.output is None:
+        raise BenchError("--labels makes margins of the logits, of two kinds: add --output max or --output logsumexp")
     if from_logits and given.labels is None:
-        raise BenchError("--output logsumexp makes margins of the logits, and needs the targets' classes: add --labels")
+        raise BenchError(
+            f"--output {given.output} makes margins of the logits, and needs the targets' classes: add --labels"
+        )
     parse_eval_rows(given.eval_rows)
+    if given.judge_only and from_logits:
+        raise BenchError("--judge-only links margins as they are, and --output makes others: leave one out")
+    if given.judge_only and given.tune_rows:
+        raise BenchError(
+            f"--tune-rows is {given.tune_rows}, and --judge-only uses the rows that judge alone: leave it out"
+        )
     kinds: list[layout.Kind] = ["logits" if from_logits else "margins"]
     if "logits" in kept:
         kinds.append("logits")
@@ -134,6 +153,18 @@ def roles(n_rows: int, eval_rows: str, tune_rows: int | None) -> Roles:
     if where == "last":
         return Roles(fit=(0, others - tune), tune=(others - tune, others), eval=(others, n_rows))
     return Roles(fit=(judging + tune, n_rows), tune=(judging, judging + tune), eval=(0, judging))
+
+
+def judges(n_rows: int, eval_rows: str) -> Roles:
+    """Roles of rows that judge, and of no others: none of them is used.
+
+    Raises:
+        BenchError: there are fewer rows than are to judge.
+    """
+    where, judging = parse_eval_rows(eval_rows)
+    if judging > n_rows:
+        raise BenchError(f"--eval-rows is {eval_rows}, and there are {n_rows} rows in all: ask for fewer")
+    return Roles((0, 0), (0, 0), (n_rows - judging, n_rows) if where == "last" else (0, judging))
 
 
 def refuse_mixed(masks: Path, first_of: Mapping[int, int], parts: Roles) -> None:
@@ -208,19 +239,27 @@ class _Import(NamedTuple):
     paths: dict[layout.Kind, Path]
     given: argparse.Namespace
     progress: Progress
+    also: dict[layout.Kind, Path]
     symbolic: bool = True
 
     def make(self, kept: tuple[str, ...]) -> list[str]:
         """Check and link; gives what to print."""
         files = _Files.open(self.paths, self.wanted.split)
         n_rows, n_train = files.masks.shape
-        parts = roles(n_rows, self.given.eval_rows, self.given.tune_rows)
+        if self.given.judge_only:
+            parts = judges(n_rows, self.given.eval_rows)
+        else:
+            parts = roles(n_rows, self.given.eval_rows, self.given.tune_rows)
+        span = parts.eval if self.given.judge_only else (0, n_rows)
         if "datamodels" in self.paths:
             self._check_weights((n_train, files.n_targets))
+        order = self._order(files, span)
         with atomic.folder(self.store) as folder:
-            hashes, first_of = self._checked(files, parts, folder)
+            hashes, first_of = self._checked(files, parts, folder, None if span == (0, n_rows) else span)
             placed = self._place(folder, kept)
-            np.save(folder / "_completed.npy", np.ones(n_rows, np.bool_), allow_pickle=False)
+            completed = np.zeros(n_rows, np.bool_)
+            completed[slice(*span)] = True
+            np.save(folder / "_completed.npy", completed, allow_pickle=False)
             schema = self._schema(files, kept)
             write_spec(folder, n_rows, schema)
             checksums = {_stored(kind): hashes[kind] for kind in placed}
@@ -245,6 +284,7 @@ class _Import(NamedTuple):
                 schema=schema,
                 checksums=checksums,
                 notes=self._notes(),
+                order=order,
                 versions={"ldsbench": bench.__version__, "numpy": np.__version__},
             ).keyed()
             atomic.write_text(folder / "meta.json", meta.text())
@@ -257,8 +297,17 @@ class _Import(NamedTuple):
             f"{meta.output} margins",
             f"  rows: {meta.spans}",
             *(f"  {name}: {text}" for name, text in how.items()),
+            *(f"  {line}" for line in meta.order),
             *(f"  note: {note}" for note in meta.notes),
         ]
+
+    def _order(self, files: _Files, span: tuple[int, int]) -> list[str]:
+        """What is known of the examples and their order; refuses another one."""
+        labels = None
+        if files.margins is None and files.logits is not None:
+            labels = _labels(self.given.labels, files.logits)
+        shape = (len(files.masks), files.masks.shape[1], files.n_targets)
+        return release_order.checked(self.given, self.wanted, {**self.also, **self.paths}, shape, span, labels)
 
     def _check_weights(self, shape: tuple[int, int]) -> None:
         from bench.interop import datamodels_pt
@@ -268,9 +317,21 @@ class _Import(NamedTuple):
         if found != shape:
             raise InputError(f"{path}: weight has shape {list(found)}, where masks and margins say {list(shape)}")
 
-    def _checked(self, files: _Files, parts: Roles, folder: Path) -> tuple[dict[layout.Kind, str], dict[int, int]]:
-        """Read every file once; gives their hashes and which rows share a mask. Writes margins that are made here."""
+    def _checked(
+        self, files: _Files, parts: Roles, folder: Path, rows: tuple[int, int] | None
+    ) -> tuple[dict[layout.Kind, str], dict[int, int]]:
+        """Read every file once; gives their hashes and which rows share a mask. Writes margins that are made here.
+
+        Args:
+            files: opened.
+            parts: the roles of the rows.
+            folder: gets margins that are made.
+            rows: that are read; None for all.
+        """
         size = sum(path.stat().st_size for path in self.paths.values())
+        if rows is not None:
+            opened = [array for array in files if array is not None]
+            size -= sum(array.nbytes - (rows[1] - rows[0]) * array[0].nbytes for array in opened)
         hashes: dict[layout.Kind, str] = {}
         with self.progress.task("checking", size // 10**6, "MB") as advance, ExitStack() as stack:
             done = 0
@@ -280,14 +341,14 @@ class _Import(NamedTuple):
                 before, done = done, done + more
                 advance(done // 10**6 - before // 10**6)
 
-            masks = arrays.Masks(self.paths["masks"], files.masks.shape, self.wanted.alpha)
-            hashes["masks"] = arrays.stream(self.paths["masks"], files.masks, masks, count)
+            masks = arrays.Masks(self.paths["masks"], files.masks.shape, self.wanted.alpha, rows)
+            hashes["masks"] = arrays.stream(self.paths["masks"], files.masks, masks, count, rows)
             masks.check()
             first_of = masks.first_of()
             refuse_mixed(self.paths["masks"], first_of, parts)
             if files.margins is not None:
                 finite = arrays.Finite(self.paths["margins"])
-                hashes["margins"] = arrays.stream(self.paths["margins"], files.margins, finite, count)
+                hashes["margins"] = arrays.stream(self.paths["margins"], files.margins, finite, count, rows)
                 finite.check()
             if files.logits is not None:
                 finite = arrays.Finite(self.paths["logits"])
@@ -295,8 +356,8 @@ class _Import(NamedTuple):
                 if files.margins is None:
                     labels = _labels(self.given.labels, files.logits)
                     file = stack.enter_context((folder / "margins.npy").open("wb"))
-                    visit = _MarginsOf(file, files.logits, labels, finite)
-                hashes["logits"] = arrays.stream(self.paths["logits"], files.logits, visit, count)
+                    visit = _MarginsOf(file, files.logits, labels, finite, self.given.output)
+                hashes["logits"] = arrays.stream(self.paths["logits"], files.logits, visit, count, rows)
                 finite.check()
             if "datamodels" in self.paths:
                 hashes["datamodels"] = hashing.file(self.paths["datamodels"])
@@ -323,6 +384,7 @@ class _Import(NamedTuple):
     def _notes(self) -> list[str]:
         where, count = parse_eval_rows(self.given.eval_rows)
         notes = [_UNSAID.format(where, f"{count:,}")]
+        notes += [_JUDGE_ONLY] if self.given.judge_only else []
         notes += [_TRAIN] if self.wanted.split == "train" else []
         return [*notes, _MADE] if "margins" not in self.paths else notes
 
@@ -335,6 +397,8 @@ def _stored(kind: layout.Kind) -> str:
 def _labels(path: str, logits: Mapped) -> NDArray[np.int64]:
     labels = arrays.opened(Path(path), "[n_targets]", 1, ("int8", "uint8", "int16", "uint16", "int32", "int64"))
     n_targets, n_classes = logits.shape[1:]
+    if n_classes < 2:
+        raise InputError(f"--labels: there are logits of {n_classes} class, and a margin takes two")
     if len(labels) != n_targets:
         raise InputError(f"--labels: {path} has {len(labels)} classes, and there are {n_targets} targets")
     odd = np.flatnonzero((labels < 0) | (labels >= n_classes))
@@ -347,12 +411,14 @@ def _labels(path: str, logits: Mapped) -> NDArray[np.int64]:
 
 
 class _MarginsOf:
-    """A visit that writes logsumexp margins of logits, float32, into a .npy file, and looks for what is not finite."""
+    """A visit that writes margins of logits, float32, into a .npy file, and looks for what is not finite."""
 
-    def __init__(self, file: BinaryIO, logits: Mapped, labels: NDArray[np.int64], finite: arrays.Finite) -> None:
+    def __init__(
+        self, file: BinaryIO, logits: Mapped, labels: NDArray[np.int64], finite: arrays.Finite, kind: Output
+    ) -> None:
         import torch
 
-        self.file, self.finite, self.labels = file, finite, torch.from_numpy(labels)
+        self.file, self.finite, self.labels, self.kind = file, finite, torch.from_numpy(labels), kind
         header = {"descr": "<f4", "fortran_order": False, "shape": logits.shape[:2]}
         np.lib.format.write_array_header_1_0(file, header)
 
@@ -363,7 +429,7 @@ class _MarginsOf:
         from bench.outputs import margins
 
         self.finite(start, chunk)
-        made = margins(torch.from_numpy(chunk.astype(np.float32)), self.labels, "logsumexp")
+        made = margins(torch.from_numpy(chunk.astype(np.float32)), self.labels, self.kind)
         self.file.write(made.numpy().astype("<f4").tobytes())
 
 

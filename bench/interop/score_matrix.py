@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -24,10 +24,20 @@ from bench.imported import Origin
 from bench.interop import options
 from bench.interop.torch_zip import BF16, widened
 
+if TYPE_CHECKING:
+    from bench.store import GroundTruth
+
 Array = NDArray[Any]
 
 _CHUNK_BYTES = 32 * 2**20
 _FORMAT = 1
+
+
+class Fitted(msgspec.Struct, frozen=True):
+    """Rows of a store that scores were made from: the sha256 of its masks.npy, and spans `[start, stop)` of rows."""
+
+    masks: str
+    spans: list[tuple[int, int]]
 
 
 class ScoreOrigin(msgspec.Struct, frozen=True):
@@ -38,9 +48,10 @@ class ScoreOrigin(msgspec.Struct, frozen=True):
         orientation: rows,columns of the files; sign: theirs. The matrix is turned to `train,test` and `+`.
         n_train, n_targets: its shape.
         origin: file → its hash and size.
-        checksum: sha256 of the .npy beside.
+        checksum: sha256 of the .npy beside (of the .extra.npz, where there is no matrix).
         stamps: what every table must show; notes: what else a reader must know.
         versions: of the packages that wrote it.
+        fitted: rows that it was made from, where they are known.
     """
 
     format: int
@@ -54,6 +65,7 @@ class ScoreOrigin(msgspec.Struct, frozen=True):
     stamps: list[str] = []
     notes: list[str] = []
     versions: dict[str, str] = {}
+    fitted: Fitted | None = None
 
 
 class Matrix(Protocol):
@@ -111,22 +123,49 @@ def read_origin(scores: Path) -> ScoreOrigin | None:
         return None
 
 
-def write_origin(scores: Path, **fields: Any) -> None:
-    """Write what vouches for a score matrix beside it."""
+def write_origin(scores: Path, *, beside: Path | None = None, **fields: Any) -> None:
+    """Write what vouches for a score matrix beside it; or for the file `beside`, where there is no matrix."""
     made = ScoreOrigin(
         format=_FORMAT,
-        checksum=hashing.file(scores),
+        checksum=hashing.file(beside or scores),
         versions={"ldsbench": bench.__version__, "numpy": np.__version__},
         **fields,
     )
     atomic.write_text(origin_path(scores), msgspec.json.format(msgspec.json.encode(made)).decode() + "\n")
 
 
-def stamp(scores: Path, source: str, stamps: Sequence[str]) -> None:
-    """Stamp scores that a method has made, `[n_train, n_targets]` and +; an older origin beside them is removed."""
+def fitted(truth: GroundTruth, *groups: NDArray[np.int64]) -> Fitted | None:
+    """What says that scores were made from some rows of a store; None where its masks have no checksum."""
+    masks, rows = _masks(truth), np.sort(np.concatenate(groups))
+    if masks is None or not len(rows):
+        return None
+    parts = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return Fitted(masks, [(int(part[0]), int(part[-1]) + 1) for part in parts])
+
+
+def judged_by_own(origin: ScoreOrigin | None, truth: GroundTruth, judging: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Those of the rows `judging` of a store that scores are known to be made from."""
+    if origin is None or origin.fitted is None or origin.fitted.masks != _masks(truth):
+        return judging[:0]
+    inside = np.zeros(len(truth.masks), bool)
+    for start, stop in origin.fitted.spans:
+        inside[start:stop] = True
+    return judging[inside[judging]]
+
+
+def _masks(truth: GroundTruth) -> str | None:
+    vouching = truth.imported or truth.meta
+    return None if vouching is None else vouching.checksums.get("masks.npy")
+
+
+def stamp(scores: Path, source: str, stamps: Sequence[str], rows: Fitted | None = None) -> None:
+    """Say of scores that a method has made, `[n_train, n_targets]` and +, what must be shown and what rows they are of.
+
+    An older origin beside them is removed; there is none where there is nothing to say.
+    """
     with atomic.writing(origin_path(scores)):
         origin_path(scores).unlink(missing_ok=True)
-    if stamps:
+    if stamps or rows is not None:
         n_train, n_targets = np.load(scores, mmap_mode="r", allow_pickle=False).shape
         write_origin(
             scores,
@@ -137,6 +176,7 @@ def stamp(scores: Path, source: str, stamps: Sequence[str]) -> None:
             n_targets=n_targets,
             origin={},
             stamps=list(stamps),
+            fitted=rows,
         )
 
 

@@ -14,7 +14,8 @@ import bench
 from bench import atomic, hashing
 from bench.errors import BenchError, InputError
 from bench.imported import KIND, Imported, Measure, Roles
-from bench.interop import release_import, score_matrix
+from bench.interop import order, release_import, score_matrix
+from bench.interop.order import Side
 from bench.interop.torch_zip import widened
 from bench.meta import FORMAT
 
@@ -53,9 +54,7 @@ def target(path: str) -> Path:
     store = Path(path)
     if store.suffix == ".npy":
         raise BenchError(f"DEST is {path!r}: a store is a folder, so leave the .npy out")
-    if store.is_symlink() or (store.exists() and not (store.is_dir() and not any(store.iterdir()))):
-        raise BenchError(f"{store} is there already: name another folder for the store, or remove it")
-    return store
+    return release_import.target(store)
 
 
 def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
@@ -72,6 +71,8 @@ def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
     first_of = _first_of(masks)
     if not leak:
         release_import.refuse_mixed(truth.files[0], first_of, roles)
+    sides = [Side("training examples", "train", n_train), Side("targets", "test", outputs.shape[1])]
+    compared = order.checked(given, truth.files[1], sides)
     schema: dict[str, tuple[str, tuple[int, ...]]] = {
         "masks": ("bool", (n_train,)),
         "margins": ("float32", outputs.shape[1:]),
@@ -101,6 +102,7 @@ def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
                 for file in ("masks.npy", "margins.npy", "_completed.npy", "spec.json")
             },
             notes=notes,
+            order=compared,
             versions={"ldsbench": bench.__version__, "numpy": np.__version__},
             leak=leak,
         ).keyed()
@@ -110,6 +112,7 @@ def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
         f"{meta.alpha:g}, {meta.measured}",
         f"  rows: {meta.spans}",
         *(f"  {stamp}" for stamp in meta.stamps),
+        *(f"  {line}" for line in compared),
         *(f"  note: {note}" for note in notes),
     ]
 

@@ -52,7 +52,7 @@ def import_(given: argparse.Namespace) -> list[str]:
             f"{path} has {len(values)} rows, and metadata.json says that there are {n_train} training examples{turned}"
         )
     experiments = source / "experiments.json"
-    if experiments.is_file():
+    if experiments.exists() or experiments.is_symlink():
         found = _json(experiments).get(path.stem)
         if isinstance(found, dict) and found.get("scores_finalized") == 0:
             raise InputError(f"{path} is not finished, says experiments.json: call the TRAKer's finalize_scores first")
@@ -73,14 +73,9 @@ def _chosen(source: Path, experiment: str | None) -> Path:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    import msgspec
-
     from bench.interop import reading
 
-    try:
-        found = msgspec.json.decode(reading.present(path).read_bytes())
-    except msgspec.DecodeError as error:
-        raise InputError(f"{path} is torn or no JSON ({error}): get it again") from error
+    found = reading.json(path)
     if not isinstance(found, dict):
         raise InputError(f"{path} holds a {type(found).__name__}, where an object is needed")
     return found
@@ -99,7 +94,7 @@ def export(given: argparse.Namespace) -> list[str]:
     if not name or any(c in name for c in "/\\\0") or name.startswith("."):
         raise BenchError(f"--experiment is {name!r}: it becomes a file's name, so write a plain word")
     path, listed = dest / "scores" / f"{name}.mmap", dest / "experiments.json"
-    known = _json(listed) if listed.exists() else {}
+    known = _json(listed) if listed.exists() or listed.is_symlink() else {}
     values = np.asarray(scores, np.float32)
     exporting.write([(path, lambda file: np.save(file, values, allow_pickle=False))])
     known[name] = {"num_targets": values.shape[1], "scores_path": str(path.resolve()), "scores_finalized": 1}

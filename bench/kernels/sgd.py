@@ -219,6 +219,15 @@ def _softmax_gradient(
 
 
 @njit(cache=True, nogil=True, fastmath=_MATH)
+def _leave_empty(slope: Array, stride: int, examples: Array, n_classes: int) -> None:
+    """Set the gradient with respect to the logits to zero where `examples` has −1; all as for `_softmax_gradient`."""
+    for i in range(examples.size):
+        if examples[i] < 0:
+            for c in range(n_classes):
+                slope[i * stride + c] = _ZERO
+
+
+@njit(cache=True, nogil=True, fastmath=_MATH)
 def _transpose(w: Array, start: int, n_in: int, n_out: int, transposed: Array) -> None:
     """Panels `[n_out / 16][n_in + 1][16]` of the weights from `start` to `[n_in / 16][n_out][16]`, without the bias."""
     deep = _deep(n_in)
@@ -331,7 +340,8 @@ def descend(
         start: int64 `[layers + 1]`, as for `forward`.
         x: float32 `[n, sizes[0]]`.
         y: int64 `[n]`.
-        order: int64 `[steps, batch]`, the examples of each step.
+        order: int64 `[steps, batch]`, the examples of each step; −1 for a place that is left empty: it counts in the
+            batch's mean loss with nothing.
         rates: float32 `[steps]`, their learning rates.
         momentum: factor of the momentum buffer.
         decay: weight decay, of biases too.
@@ -346,11 +356,12 @@ def descend(
     loss_slope = slopes[at[layers] : at[layers + 1]]
     for step in range(order.shape[0]):
         for i in range(batch):
-            example = x[order[step, i]]
+            example = x[max(order[step, i], 0)]  # of an empty place any will do, and any label
             for k in range(example.size):
                 a[i * strides[0] + k] = example[k]
         forward(w, a, sizes, strides, at, start, rows)
         _softmax_gradient(logits, loss_slope, strides[layers], y, order[step], n_classes, smoothing)
+        _leave_empty(loss_slope, strides[layers], order[step], n_classes)
         for layer in range(layers - 1, -1, -1):
             below = at[layer]
             above = at[layer + 1]

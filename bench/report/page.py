@@ -122,7 +122,8 @@ def _sections(
     found = [("ranking", "Ranking", _ranking(board, per_target))]
     if plots.scored(board):
         with svg.style():
-            found.append(("cost", "Quality against cost", plots.costs(board)))
+            if drawn := plots.costs(board):
+                found.append(("cost", "Quality against cost", drawn))
             spread = plots.histograms(board, per_target)
         heat = breakdown.heat(board, names)
         found.append(("targets", "Target by target", _targets(spread, heat)))
@@ -145,6 +146,7 @@ def _ranking(board: Leaderboard, per_target: dict[str, NDArray[np.float64]]) -> 
             f"(p = {table.p_value(chance.p_value)}); 95% of {chance.permutations:,} random permutations of the "
             f"subsets lie in {tables.interval(chance.ci)}.</p>"
         )
+    parts.append(table.tuned(board))
     parts.append(table.pairs(board))
     if plots.scored(board):
         with svg.style():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from bench import tables
 from bench.report import markup, svg
 from bench.report.labels import placed, shortened
 from bench.results import Row
+from bench.tables import efficiency
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +26,6 @@ Floats = "NDArray[np.float64]"
 _LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 _POINTS = 72.0  # per inch
 _BINS = 30
-_CHANCE = 0.05  # p-value below which a method is more than chance
 _ESTIMATORS = {"lasso": ("LASSO", "o"), "ridge": ("ridge", "s"), "heldout": ("difference in means", "^")}
 _ESTIMATORS["least-squares"] = ("least squares", "D")
 
@@ -120,18 +120,18 @@ def _ceiling(axes: Axes, board: Leaderboard, *, vertical: bool) -> None:
 
 def costs(board: Leaderboard) -> str:
     """Quality against cost, in seconds and in models trained, with the front of what nothing beats in both."""
-    seconds = _cost(
-        board,
-        "seconds",
-        lambda row: max(row.cost.train_seconds + row.cost.seconds, 0.01),
-        "seconds to train and attribute (log scale, from 0.01)",
-        "log",
-    )
-    models = _cost(board, "models", lambda row: row.cost.models, "models trained (log scale from 1)", "symlog")
+    rows = [row for row in scored(board) if row.cost is not None]
+    if not rows:
+        return ""
+    seconds = _cost(board, rows, "seconds", _seconds, "seconds to train and attribute (log scale, from 0.01)", "log")
+    models = _cost(board, rows, "models", _models, "models trained (log scale from 1)", "symlog")
     caption = (
         "Each dot is a method, with its 95% interval; up and to the left is better. The line joins methods that are "
         "worth their price: no other is at least as good for less."
     )
+    for what, price in (("seconds", _seconds), ("models trained", _models)):
+        names = ", ".join(row.name for row in efficiency.front(rows, price)) or "none"
+        caption += f" By {what}: {markup.text(names)}."
     hint = (
         '<p class="soft">Two prices: on the left all seconds, those of training models included; on the right the '
         "number of models that had to be trained.</p>"
@@ -139,14 +139,21 @@ def costs(board: Leaderboard) -> str:
     return hint + markup.figure(f'<div class="pair">{seconds}{models}</div>', caption)
 
 
-def _cost(board: Leaderboard, name: str, price: Callable[[Row], float], label: str, scale: str) -> str:
-    rows = scored(board)
+def _seconds(row: Row) -> float:
+    return max(efficiency.seconds(row) or 0.0, 0.01)
+
+
+def _models(row: Row) -> float:
+    return efficiency.models(row) or 0.0
+
+
+def _cost(board: Leaderboard, rows: list[Row], name: str, price: Callable[[Row], float], label: str, scale: str) -> str:
     made, axes = _figure(5.4, 3.6, 0.5, 0.48, right=1.05)
     x, y = [price(row) for row in rows], [float(row.lds or 0.0) for row in rows]
-    front = _front(rows, x, y)
+    front = efficiency.front(rows, price)
     axes.set_xscale(scale, **({"linthresh": 1} if scale == "symlog" else {}))
     if front:
-        at_x, at_y = [x[i] for i in front], [y[i] for i in front]
+        at_x, at_y = [price(row) for row in front], [float(row.lds or 0.0) for row in front]
         axes.plot(
             [*at_x, max(x) * 3], [*at_y, at_y[-1]], color=svg.BAND, linewidth=2.2, drawstyle="steps-post", zorder=1
         )
@@ -174,20 +181,10 @@ def _cost(board: Leaderboard, name: str, price: Callable[[Row], float], label: s
         style |= {"arrowprops": line} if spot.far else {}
         axes.annotate(text, spot.at, spot.offset, textcoords="offset points", annotation_clip=False, **style)
     said = "; ".join(f"{row.name}: LDS {tables.lds(row.lds)} for {here:.3g}" for row, here in zip(rows, x, strict=True))
-    on_front = ", ".join(rows[i].name for i in front)
+    on_front = ", ".join(row.name for row in front)
     description = f"{said}. Not beaten in both: {on_front or 'none'}."
     title = f"LDS against {label.partition(' (')[0]}"
     return markup.scroller(svg.inline(made, f"cost-{name}", title, description), f"{title}, plot")
-
-
-def _front(rows: Sequence[Row], x: Sequence[float], y: Sequence[float]) -> list[int]:
-    """Positions of methods better than chance that no other matches for less, from the cheapest on."""
-    counts = [i for i, row in enumerate(rows) if y[i] > 0 and (row.p_value is None or row.p_value < _CHANCE)]
-    front: list[int] = []
-    for i in sorted(counts, key=lambda i: (x[i], -y[i])):
-        if not front or y[i] > y[front[-1]]:
-            front.append(i)
-    return front
 
 
 def _plain_ticks(axes: Axes, scale: str) -> None:

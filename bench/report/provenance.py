@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from bench.results import Leaderboard
 
 
+_SINGLE_MODEL = "all subset models have one seed, and what is left out has weight 0 in its batches"
+
+
 def box(board: Leaderboard) -> str:
     """Everything of the leaderboard that says how it was made."""
     rows = board.rows
@@ -26,9 +29,8 @@ def box(board: Leaderboard) -> str:
         "alpha": f"{board.alpha:g} of the training set in each subset",
         "margin": board.output,
         "root seed": str(board.seed),
-        "protocol": f"{board.protocol}: every subset model has a seed of its own"
-        if board.protocol == "expectation"
-        else board.protocol,
+        "protocol": f"{board.protocol}: "
+        + ("every subset model has a seed of its own" if board.protocol == "expectation" else _SINGLE_MODEL),
         "sizes": f"{board.n_train:,} training examples × {board.n_targets:,} targets",
     }
     hashes = {**board.hashes, "ground truth": board.ground_truth.get("key", "")}

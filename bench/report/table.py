@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from bench import tables
 from bench.report.markup import breakable, number, scroller, text
 from bench.results import Row
+from bench.tables import tuning
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard
 
 _WIDTH, _HEIGHT = 180, 26  # of a bar, in pixels
 _MARGIN = 6
+_RIGHT = ' class="r"'
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ _COLUMNS = (
     _Column("share", "Of ceiling", falls=True, hint="the LDS as a share of the noise ceiling, with its 95% interval"),
     _Column("p", "p-value", hint="of so large an LDS by chance, two-sided"),
     _Column("models", "Models", hint="models trained for it"),
+    _Column("ratio", "LDS per model", falls=True, hint="the LDS divided by the models trained for it"),
     _Column("training", "Training", hint="seconds that training these models took"),
     _Column("attributing", "Attributing", hint="seconds that the method itself took"),
     _Column("memory", "Memory", hint="most memory above what was held before"),
@@ -112,10 +115,12 @@ def _row(row: Row, board: Leaderboard, scale: _Scale, at: int) -> str:
     scored = row.status == "ok" and row.lds is not None
     keys = {"method": row.name, "at": at}
     if scored:
-        cost = row.cost
-        keys |= {"rank": row.rank, "lds": row.lds, "group": row.group, "p": row.p_value, "models": cost.models}
-        keys |= {"share": row.of_ceiling and row.of_ceiling.value, "training": cost.train_seconds}
-        keys |= {"attributing": cost.seconds, "memory": cost.peak_bytes, "disk": cost.disk_bytes}
+        keys |= {"rank": row.rank, "lds": row.lds, "group": row.group, "p": row.p_value}
+        keys |= {"share": row.of_ceiling and row.of_ceiling.value, "ratio": _per_model(row)}
+        if row.cost is not None:
+            cost = row.cost
+            keys |= {"models": cost.models, "training": cost.train_seconds, "attributing": cost.seconds}
+            keys |= {"memory": cost.peak_bytes, "disk": cost.disk_bytes}
     data = "".join(f' data-{name}="{text(value)}"' for name, value in keys.items() if value is not None)
     name = f'<th scope="row" class="name">{breakable(row.name)}</th>'
     if not scored:
@@ -162,9 +167,18 @@ def _rest(row: Row) -> str:
     if share is not None:
         low, high = (number(100 * value, 0) for value in share.ci)
         of_ceiling = f'{number(100 * share.value, 0)}% <span class="below">[{low}, {high}]</span>'
-    figures = (f"{cost.models:,}", seconds(cost.train_seconds), seconds(cost.seconds))
-    cells = (of_ceiling, p_value(row.p_value), *figures, size(cost.peak_bytes), size(cost.disk_bytes))
+    figures = ("–",) * 6
+    if cost is not None:
+        ratio = _per_model(row)
+        times = seconds(cost.train_seconds), seconds(cost.seconds)
+        each = "–" if ratio is None else f"{ratio:.2g}".replace("-", "−")
+        figures = (f"{cost.models:,}", each, *times, size(cost.peak_bytes), size(cost.disk_bytes))
+    cells = (of_ceiling, p_value(row.p_value), *figures)
     return f"<td>{text(row.group or '–')}</td>" + "".join(f'<td class="r">{cell}</td>' for cell in cells)
+
+
+def _per_model(row: Row) -> float | None:
+    return row.lds / row.cost.models if row.lds is not None and row.cost is not None and row.cost.models else None
 
 
 def _legend(board: Leaderboard) -> str:
@@ -196,6 +210,40 @@ def size(value: float) -> str:
     if value < 1e6:
         return f"{value / 1e3:.0f} kB"
     return f"{value / 1e6:.0f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"
+
+
+def tuned(board: Leaderboard) -> str:
+    """Each method's default beside its tuned row, with what was tried; empty where nothing was tuned."""
+    found = tuning.pairs(board)
+    if not found:
+        return ""
+    numbers = ("Default", "Tuned", "Difference")
+    titles = ("Method", *numbers, "Chosen", "LDS on the tune rows of all that was tried")
+    head = "".join(f'<th scope="col"{_RIGHT if title in numbers else ""}>{title}</th>' for title in titles)
+    body = "\n".join(_tuned(board, pair) for pair in found)
+    made = (
+        '<table id="tuning-table"><caption class="hidden">Default and tuned rows</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    )
+    return (
+        "<h3>Default and tuned</h3>"
+        '<p class="soft">Parameters were chosen on tune rows, never on those that judge; so a tuned row may be the '
+        f"worse of the two. Differences have 95% intervals.</p>{scroller(made, 'Default and tuned, table')}"
+    )
+
+
+def _tuned(board: Leaderboard, pair: tuning.Tuned) -> str:
+    compared, difference = tuning.gain(board, pair), "–"
+    if compared is not None:
+        turned = 1 if compared.better == pair.row.name else -1
+        low, high = sorted(turned * end for end in compared.ci)
+        difference = f"{number(turned * compared.difference)} {tables.interval((low, high))}"
+    name = pair.default.name if pair.default is not None else pair.row.name
+    chosen = "; ".join(f"{search.what} {search.chosen}" for search in pair.row.searches)
+    tried = "; ".join(tuning.tried(search) for search in pair.row.searches)
+    values = [tables.lds(pair.default.lds if pair.default else None), tables.lds(pair.row.lds), difference]
+    figures = "".join(f'<td class="r">{value}</td>' for value in values)
+    return f'<tr><th scope="row">{text(name)}</th>{figures}<td>{text(chosen)}</td><td>{text(tried)}</td></tr>'
 
 
 def pairs(board: Leaderboard) -> str:

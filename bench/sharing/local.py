@@ -69,6 +69,8 @@ def identify(folder: Path) -> Local:
     if worker is not None:
         return _of_worker(folder, worker)
     found = imported.read_imported(folder)
+    if found is not None and found.read != (0, found.n_rows):
+        raise InputError(f"{folder} was imported with --judge-only, most of it unread: import it without to share it")
     if found is not None:
         names = sorted({*found.checksums, "meta.json"})
         title = f"{found.title} ({found.source})"
@@ -94,7 +96,7 @@ def _trained(folder: Path) -> Local:
         who = meta.identity
     found = store.find_blocks(folder, who.key)
     files = {name for name in (_IDENTITY, store.ASKED) if (folder / name).is_file()} | _names(found.good)
-    title = f"{who.setting}, alpha {who.alpha:g}, seed {who.seed}"
+    title = who.about
     if meta is None or meta.key != who.key:
         asked = 0
         with suppress(OSError, msgspec.DecodeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from bench.tables import efficiency, tuning
 from bench.tables.text import Grid, aligned, interval, lds, p_value, piped, seconds, share
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ _LEVEL = 0.05
 def cells(row: Row) -> tuple[str, ...]:
     """One method as texts, in the order of HEADER."""
     cost = row.cost
-    figures = (str(cost.models), seconds(cost.train_seconds), seconds(cost.seconds), f"{cost.peak_bytes / 1e6:.0f} MB")
+    figures = ("–",) * 4
+    if cost is not None:
+        times = seconds(cost.train_seconds), seconds(cost.seconds)
+        figures = (str(cost.models), *times, f"{cost.peak_bytes / 1e6:.0f} MB")
     return (
         ranks(row),
         row.name,
@@ -66,8 +70,9 @@ def caption(board: Leaderboard) -> list[str]:
     subsets = rows.eval // rows.repeats
     per_seed = "one seed" if rows.repeats == 1 else f"{rows.repeats} seeds"
     lines = [
-        f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (α = {board.alpha:g}, {board.output} margin, "
-        f"{board.n_train} train × {board.n_targets} targets); {rows.fit} fit and {rows.tune} tune rows.",
+        f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (protocol {board.protocol}, "
+        f"α = {board.alpha:g}, {board.output} margin, {board.n_train} train × {board.n_targets} targets); "
+        f"{rows.fit} fit and {rows.tune} tune rows.",
     ]
     if rows.diverged:
         lines.append(f"{rows.diverged} models diverged and are left out.")
@@ -99,7 +104,8 @@ def footnotes(board: Leaderboard) -> list[str]:
     if tied and tied[-1]:
         count = f"{tied[0]}–{tied[-1]}" if len(tied) > 1 else f"{tied[0]}"
         notes.append(f"{count} of {board.n_targets} targets have ties (average ranks)")
-    return [*_legend(board), *notes]
+    views = [text for text in (tuning.sentence(board), efficiency.sentence(board)) if text]
+    return [*_legend(board), *views, *notes]
 
 
 def _legend(board: Leaderboard) -> Iterator[str]:
@@ -137,6 +143,7 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
         yield f"{row.n_excluded} of {n_targets} targets are excluded (no correlation)"
     if row.lds is not None and row.lds < _SIGN and row.p_value is None:  # else a note says it of every one below chance
         yield "strongly negative: are its scores of the opposite sign?"
+    yield from map(tuning.said, row.searches)
     yield from (" ".join(note.split()) for note in row.notes)
 
 

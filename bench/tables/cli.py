@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError
 
 FORMATS = ("text", "markdown", "latex", "csv", "json", "parquet")
-WHAT = ("leaderboard", "pairs", "per-target")
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHAT = ("leaderboard", "pairs", "per-target", "efficiency", "tuning")
 SCHEMAS = ("leaderboard", "baseline")
 _ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 
@@ -19,16 +23,21 @@ def add_table(verbs: Any) -> argparse.ArgumentParser:
     """The verb `table`."""
     made: argparse.ArgumentParser = verbs.add_parser(
         "table",
-        help="a run's table, its pairs or its single targets, as text, Markdown, LaTeX, CSV, JSON or parquet",
+        help="a run's table, its pairs, costs or single targets, as text, Markdown, LaTeX, CSV, JSON or parquet",
         description="Print or write a run's numbers. The pairs are every two methods, compared on the same subsets and "
-        "targets; per-target has the LDS of every method on every target.",
+        "targets; per-target has the LDS of every method on every target; efficiency the LDS per model trained and per "
+        "second, and whether another method is as good for as little (front: none is); tuning each method's default "
+        "beside its tuned row, with all that was tried on the tune rows.",
     )
     made.add_argument("run", metavar="RUN", help="folder that bench run wrote, or its leaderboard.json")
     made.add_argument("--what", choices=WHAT, default="leaderboard", help="which numbers (leaderboard)")
     made.add_argument("--format", choices=FORMATS, help="how (what --out ends with, else text)")
     made.add_argument("--out", metavar="FILE", help="write it there instead of printing it")
     made.add_argument(
-        "--sort", metavar="COLUMN", help="a column of the CSV, such as lds, seconds, models: best or most first"
+        "--sort",
+        metavar="COLUMN",
+        help="a column of the CSV, such as lds, models, train_seconds, seconds, peak_bytes, disk_bytes: the best LDS, "
+        "or the most, first",
     )
     return made
 
@@ -72,7 +81,7 @@ def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
     import msgspec
 
     from bench import results, tables
-    from bench.tables import frames, latex
+    from bench.tables import efficiency, frames, latex, tuning
 
     board = results.read(run)
     folder = run if run.is_dir() else run.parent
@@ -91,7 +100,13 @@ def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
     else:
         if what == "per-target":
             results.check_targets(folder, board, results.read_per_target(folder))
-        frame = board.pairs_frame() if what == "pairs" else results.read_per_target_frame(folder)
+        makers: dict[str, Callable[[], pd.DataFrame]] = {
+            "pairs": board.pairs_frame,
+            "per-target": lambda: results.read_per_target_frame(folder),
+            "efficiency": lambda: efficiency.of(board),
+            "tuning": lambda: tuning.of(board),
+        }
+        frame = makers[what]()
         frame = frame if sort is None else _sorted(frame, sort)
     if kind == "parquet":
         return frames.parquet_bytes(frame)
@@ -126,8 +141,11 @@ def _lines(frame: Any, kind: str) -> str:
 
 
 def _text(value: Any) -> str:
+    import numpy as np
     import pandas as pd
 
     if value is None or pd.isna(value):
         return "–"
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
     return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

@@ -47,11 +47,12 @@ METHODS = {
     "reason": "string",
     "n_excluded": "int64",
     "n_tied": "int64",
-    "models": "int64",
+    "tuned": "string",
+    "models": "Int64",
     "train_seconds": "float64",
     "seconds": "float64",
-    "peak_bytes": "int64",
-    "disk_bytes": "int64",
+    "peak_bytes": "Int64",
+    "disk_bytes": "Int64",
 }
 """Of `Leaderboard.to_frame` and leaderboard.csv: one row per method (`bench.results.Row` says what each is)."""
 PAIRS = {
@@ -72,6 +73,7 @@ PER_TARGET = {
     "lds": "float64",
 }
 """Of `bench.results.read_per_target_frame`: one row per method and target; `label` is the target's class."""
+_COSTS = ("models", "train_seconds", "seconds", "peak_bytes", "disk_bytes")
 _QUANTILES = {"q05": "0.05", "q25": "0.25", "q50": "0.5", "q75": "0.75", "q95": "0.95"}
 
 
@@ -105,20 +107,17 @@ def of_methods(board: Leaderboard) -> pd.DataFrame:
                 "reason": row.reason or None,
                 "n_excluded": row.n_excluded,
                 "n_tied": row.n_tied,
-                "models": cost.models,
-                "train_seconds": cost.train_seconds,
-                "seconds": cost.seconds,
-                "peak_bytes": cost.peak_bytes,
-                "disk_bytes": cost.disk_bytes,
+                "tuned": ",".join(f"{one.what}={one.chosen}" for one in row.searches) or None,
+                **{name: getattr(cost, name, None) for name in _COSTS},
             }
         )
-    return _frame({name: [line[name] for line in lines] for name in METHODS}, METHODS)
+    return frame({name: [line[name] for line in lines] for name in METHODS}, METHODS)
 
 
 def of_pairs(board: Leaderboard) -> pd.DataFrame:
     """One row per two methods compared; columns PAIRS."""
     columns = zip(*((p.better, p.worse, p.difference, *p.ci, p.p_value, p.p_holm) for p in board.pairs), strict=True)
-    return _frame(dict(zip(PAIRS, columns, strict=True)) if board.pairs else dict.fromkeys(PAIRS, ()), PAIRS)
+    return frame(dict(zip(PAIRS, columns, strict=True)) if board.pairs else dict.fromkeys(PAIRS, ()), PAIRS)
 
 
 def of_targets(about: Mapping[str, Sequence[Any]], per_target: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
@@ -132,10 +131,11 @@ def of_targets(about: Mapping[str, Sequence[Any]], per_target: Mapping[str, NDAr
     columns: dict[str, Any] = {"method": [name for name in per_target for _ in range(n)]}
     columns |= {name: np.tile(np.asarray(about[name]), k) for name in ("target", "label", "margin_variance")}
     columns["lds"] = np.concatenate([*per_target.values(), np.empty(0)])
-    return _frame(columns, PER_TARGET)
+    return frame(columns, PER_TARGET)
 
 
-def _frame(columns: Mapping[str, Any], dtypes: Mapping[str, str]) -> pd.DataFrame:
+def frame(columns: Mapping[str, Any], dtypes: Mapping[str, str]) -> pd.DataFrame:
+    """A frame of lists by column, in the order and of the types of `dtypes`; None is NaN, or NA."""
     import pandas as pd
 
     def column(values: Any, dtype: str) -> Any:
@@ -163,7 +163,7 @@ def read_csv(path: Path, dtypes: Mapping[str, str]) -> pd.DataFrame:
         missing = [name for name in dtypes if name not in header]
         what = f"it has no column {missing[0]}" if missing else f"its columns are {', '.join(header)}"
         raise InputError(f"{path} cannot be read: {what}; write it anew with `bench table RUN --out {path.name}`")
-    return _frame({name: _parsed(path, name, values, dtypes[name]) for name, values in columns}, dtypes)
+    return frame({name: _parsed(path, name, values, dtypes[name]) for name, values in columns}, dtypes)
 
 
 def wide_csv_text(about: Mapping[str, Iterable[Any]], per_target: Mapping[str, NDArray[np.float64]]) -> str:

@@ -10,7 +10,7 @@ from bench.tables import caption, footnotes, interval, lds, ranks, share, stamps
 from bench.tables.text import seconds
 
 if TYPE_CHECKING:
-    from bench.results import Leaderboard, Row
+    from bench.results import Cost, Leaderboard, Row
 
 _SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -29,6 +29,7 @@ _SPECIAL = {
     "≥": r"$\geq$",
     "α": r"$\alpha$",
     "λ": r"$\lambda$",
+    "→": r"$\to$",
     "ρ": r"$\rho$",
     "·": r"$\cdot$",
     "²": r"\textsuperscript{2}",
@@ -69,7 +70,7 @@ def leaderboard(board: Leaderboard) -> str:
             (rf"\textbf{{{value}}}" if first else value) + letters,
             escape(interval(row.ci)),
             *([escape(share(row.of_ceiling.value if row.of_ceiling else None))] if shares else []),
-            *((str(cost.models), *map(_unit, (cost.train_seconds, cost.seconds))) if ok else ("",) * 3),
+            *(("",) * 3 if not ok else ("--",) * 3 if cost is None else _figures(cost)),
         ]
 
     bold = ["bold: the best method" + (" and those not distinguishable from it" if grouped else "")]
@@ -104,6 +105,10 @@ def tabular(header: Sequence[str], rows: Sequence[Sequence[str]], right: Collect
 def _letters(row: Row) -> set[str]:
     """`"ab"` and `"a1b1"` are two letters each."""
     return set(re.findall(r"[a-z]\d*", row.group or ""))
+
+
+def _figures(cost: Cost) -> tuple[str, ...]:
+    return (str(cost.models), *map(_unit, (cost.train_seconds, cost.seconds)))
 
 
 def _unit(value: float) -> str:

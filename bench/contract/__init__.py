@@ -1,0 +1,1 @@
+"""What a method must be: how each one describes itself, and the check that it keeps its contract."""

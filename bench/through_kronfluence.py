@@ -1,0 +1,163 @@
+"""K-FAC and EK-FAC influence through kronfluence, as its authors use it: factors fitted, then pairwise scores.
+
+Grosse et al. (2023), "Studying large language model generalization with influence functions". The package does not
+know of weight decay; its scores for the measurement −margin are Σ −∇m_jᵀ (F + λ I)⁻¹ ∇ℓ_k over linear and
+convolutional layers, with labels of F drawn from the model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.module.tracked_module import TrackedModule
+from kronfluence.task import Task as KronfluenceTask
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from bench.outputs import margins
+from bench.recipes import Output
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from bench.task import Task
+
+Strategy = Literal["kfac", "ekfac"]
+DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+BATCH = 512
+_QUERY_BYTES = 2**30
+
+
+class _Classification(KronfluenceTask):  # type: ignore[misc]  # the package has no types
+    """The package's description of what is trained and what is measured."""
+
+    def __init__(self, output: Output, smoothing: float, generator: torch.Generator) -> None:
+        self.output, self.smoothing, self.generator = output, smoothing, generator
+
+    def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> torch.Tensor:
+        """Sum of the losses; with labels drawn from the model where `sample`."""
+        x, y = batch
+        logits = model(x)
+        if not sample:
+            return F.cross_entropy(logits, y, reduction="sum", label_smoothing=self.smoothing)
+        with torch.no_grad():
+            drawn = torch.multinomial(torch.softmax(logits, 1), 1, generator=self.generator).squeeze(1)
+        return F.cross_entropy(logits, drawn, reduction="sum")
+
+    def compute_measurement(self, batch: Any, model: nn.Module) -> torch.Tensor:
+        """Minus the sum of the margins: an example that raises a margin then has a positive score."""
+        x, y = batch
+        return -margins(model(x), y, self.output).sum()
+
+
+def attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float | str) -> NDArray[np.float32]:
+    """Scores `[n_train, n_targets]`, mean over checkpoints.
+
+    Args:
+        task: what a method is given.
+        strategy: which factors.
+        checkpoints: how many models.
+        damping: relative to the mean eigenvalue over all layers; `library` for the package's default, 1e-8 absolute;
+            `tune` for the best of DAMPINGS on the tune rows, chosen at the first checkpoint.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, that the package's GradScaler has moved
+        return _attribute(task, strategy, checkpoints, damping)
+
+
+def _attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float | str) -> NDArray[np.float32]:
+    total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
+    for number, model in enumerate(task.checkpoints(checkpoints)):
+        one = Analysis(task, model, strategy, f"{strategy}-{number}")
+        if damping == "tune":
+            damping, scores = task.choose((d, one.scores(d * one.mean_eigenvalue)) for d in DAMPINGS)
+        elif damping == "library":
+            scores = one.scores(ScoreArguments().damping_factor)
+        else:
+            scores = one.scores(float(damping) * one.mean_eigenvalue)
+        total += scores / checkpoints
+    return total
+
+
+class Analysis:
+    """The package's factors at one model, fitted; its files are in the task's cache.
+
+    Args:
+        task: what a method is given.
+        model: a module of its own: the package puts its wrappers into it.
+        strategy: which factors.
+        name: of the folder.
+        empirical: factors by the examples' own labels in place of drawn ones.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, strategy: Strategy, name: str, *, empirical: bool = False) -> None:
+        self._train, self._test = (TensorDataset(*(t.cpu() for t in task.inputs(part))) for part in ("train", "test"))
+        generator = torch.Generator(task.device).manual_seed(task.seed)
+        about = _Classification(task.output, task.setting.recipe.label_smoothing, generator)
+        _know_subclasses(model)
+        self._analyzer = Analyzer(
+            name,
+            prepare_model(model, about),
+            about,
+            cpu=task.device.type == "cpu",
+            disable_tqdm=True,
+            output_dir=str(Path(task.cache)),
+        )
+        self._n_parameters = sum(p.numel() for p in model.parameters())
+        self.strategy: Strategy = strategy
+        self._analyzer.fit_all_factors(
+            "factors",
+            self._train,
+            per_device_batch_size=min(BATCH, len(self._train)),
+            factor_args=FactorArguments(strategy=strategy, use_empirical_fisher=empirical),
+            overwrite_output_dir=True,
+        )
+
+    @property
+    def mean_eigenvalue(self) -> float:
+        """Of the factored matrix, over the parameters of all layers."""
+        if self.strategy == "ekfac":
+            found = self._analyzer.load_lambda_matrices("factors")
+            counts = found["num_lambda_processed"]
+            parts = [m.double() / int(counts[name]) for name, m in found["lambda_matrix"].items()]
+        else:
+            found = self._analyzer.load_eigendecomposition("factors")
+            pairs = found["activation_eigenvalues"], found["gradient_eigenvalues"]
+            parts = [torch.outer(a.double(), pairs[1][name].double()) for name, a in pairs[0].items()]
+        return float(torch.cat([part.reshape(-1) for part in parts]).mean())
+
+    def scores(self, damping_factor: float | None) -> NDArray[np.float32]:
+        """Scores `[n_train, n_targets]` per training example of the mean loss, with an absolute damping."""
+        self._analyzer.compute_pairwise_scores(
+            "scores",
+            "factors",
+            self._test,
+            self._train,
+            per_device_query_batch_size=min(len(self._test), max(1, _QUERY_BYTES // (4 * self._n_parameters))),
+            per_device_train_batch_size=min(BATCH, len(self._train)),
+            score_args=ScoreArguments(damping_factor=damping_factor),
+            overwrite_output_dir=True,
+        )
+        made: NDArray[np.float32] = self._analyzer.load_pairwise_scores("scores")["all_modules"].T.numpy()
+        return made / np.float32(len(self._train))
+
+
+def _know_subclasses(model: nn.Module) -> None:
+    """The package looks its wrappers up by a layer's exact type, and would stop at one derived from nn.Linear.
+
+    Its wrappers call the layer itself, so a subclass keeps its own forward.
+    """
+    known: dict[type[nn.Module], Any] = TrackedModule.SUPPORTED_MODULES
+    kinds: Sequence[tuple[type[nn.Module], Any]] = list(known.items())
+    for layer in model.modules():
+        for kind, wrapper in kinds:
+            if isinstance(layer, kind):
+                known.setdefault(type(layer), wrapper)

@@ -1,0 +1,35 @@
+"""GradCos: minus the cosine of a training loss gradient and a target's margin gradient, mean over checkpoints.
+
+Charpiat et al. (2019), "Input similarity from the neural network perspective".
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.gradients import Examples, norms, products
+from bench.methods import Method, Needs
+from bench.task import Task
+
+
+class GradCos(Method):
+    default = False
+    citation = 'Charpiat, Girard, Felardos and Tarabalka (2019), "Input similarity from the neural network perspective"'
+    growth = "checkpoints × n_train × n_targets × parameters"
+
+    def __init__(self, checkpoints: int = 5) -> None:
+        self.checkpoints = checkpoints
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(checkpoints=self.checkpoints)
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        train = Examples(*task.inputs("train"), "loss", smoothing=task.setting.recipe.label_smoothing)
+        test = Examples(*task.inputs("test"), "margin", task.output)
+        scores = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
+        for vector in task.checkpoint_vectors(self.checkpoints):
+            # An example without a gradient has no direction: it scores 0.
+            ours, theirs = (norms(task.flat(), vector, of).clamp_min(1e-30) for of in (train, test))
+            cosines = products(task.flat(), vector, train, test) / ours[:, None] / theirs
+            scores -= cosines.cpu().numpy() / self.checkpoints
+        return scores

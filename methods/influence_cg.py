@@ -1,0 +1,68 @@
+"""Influence function by conjugate gradient, from curvature–vector products alone, mean over checkpoints.
+
+Koh and Liang (2017), section 3; the conjugate gradient is Martens's (2010), "Deep learning via Hessian-free
+optimization". It solves the same equations as `influence`, without a matrix of parameters × parameters. `damping` is a
+ridge in units of the Gauss–Newton matrix's mean diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or
+`tune`: the best of DAMPINGS by LDS on the tune rows, of the mean over all checkpoints; all of them come out of one
+solve (`bench.conjugate_gradient`). `hessian` is not positive definite away from a minimum, and may need more damping.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench import conjugate_gradient, gradients, influence
+from bench.curvature import Curvature, Kind
+from bench.methods import Method, Needs
+from bench.task import Task
+
+DAMPINGS = (0.1, 1.0, 10.0, 100.0)
+STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
+
+
+class InfluenceCg(Method):
+    variants = ({}, {"damping": "tune"})
+    default = False
+    citation = "Koh, Liang (2017), Understanding black-box predictions via influence functions; Martens (2010)"
+    growth = "checkpoints × iterations × n_train × n_targets × parameters"
+
+    def __init__(
+        self,
+        checkpoints: int = 3,
+        damping: float | Literal["early-stopping", "tune"] = "early-stopping",
+        curvature: Kind = "gauss-newton",
+        tolerance: float = 1e-3,
+        iterations: int = 500,
+    ) -> None:
+        self.checkpoints, self.damping, self.curvature = checkpoints, damping, curvature
+        self.tolerance, self.iterations = tolerance, iterations
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(tune_rows=2 if self.damping == "tune" else 0)
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        recipe, (x, y) = task.setting.recipe, task.inputs("test")
+        dampings = DAMPINGS if self.damping == "tune" else (self.damping,)
+        total = np.zeros((len(dampings), task.data.n_train, task.data.n_targets), np.float32)
+        residual, steps = 0.0, 0
+        for vector in task.checkpoint_vectors(self.checkpoints):
+            flat, train = task.flat(), task.inputs("train")
+            matrix = Curvature(flat, vector, *train, self.curvature, recipe.label_smoothing)
+            unit = matrix.mean_diagonal(task.seed)
+            shifts = [recipe.weight_decay + influence.ridge(d, unit, task) for d in dampings]
+            held = (3 + 2 * len(shifts)) * flat.n_parameters * vector.element_size()
+            for part in torch.arange(len(y)).split(max(1, STATE_BYTES // held)):
+                b = gradients.stacked(flat, vector, x[part], y[part], "margin", task.output)
+                found = conjugate_gradient.solve(matrix.product, b, shifts, self.tolerance, self.iterations)
+                made = influence.effects(flat, vector, train, found.x.flatten(0, 1), recipe.label_smoothing)
+                made = made.view(len(made), len(shifts), -1).transpose(0, 1)
+                total[:, :, part] += made.cpu().numpy() / self.checkpoints
+                residual, steps = max(residual, float(found.residual.max())), max(steps, found.iterations)
+        if residual > 2 * self.tolerance:  # rounding may keep it somewhat above
+            task.note(f"not converged: a relative residual of {residual:.1e} is left after {steps} iterations")
+        if self.damping != "tune":
+            return total[0]
+        return task.choose(zip(DAMPINGS, total, strict=True))[1]

@@ -1,0 +1,44 @@
+"""K-FAC influence through its authors' package kronfluence, mean over checkpoints.
+
+Martens and Grosse (2015), "Optimizing neural networks with Kronecker-factored approximate curvature"; Grosse et al.
+(2023), "Studying large language model generalization with influence functions". `damping` is relative to the mean
+eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of five on the tune rows, at the first
+checkpoint.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.kfac import check_damping
+from bench.methods import Method, Needs
+from bench.task import Task
+
+
+class KFAC(Method):
+    variants = ({}, {"damping": "tune"})
+    default = False
+    citation = (
+        'Martens and Grosse (2015), "Optimizing neural networks with Kronecker-factored approximate curvature"; '
+        'Grosse et al. (2023), "Studying large language model generalization with influence functions"'
+    )
+    growth = "checkpoints × (layer widths³ + n_train × n_targets × parameters)"
+
+    def __init__(self, checkpoints: int = 3, damping: float | Literal["library", "tune"] = "library") -> None:
+        check_damping(damping)
+        self.checkpoints, self.damping = checkpoints, damping
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(
+            tune_rows=2 if self.damping == "tune" else 0,
+            checkpoints=self.checkpoints,
+            packages=("kronfluence>=1.0",),
+            extra="kronfluence",
+        )
+
+    def attribute(self, task: Task) -> NDArray[np.float32]:
+        from bench import through_kronfluence
+
+        return through_kronfluence.attribute(task, "kfac", self.checkpoints, self.damping)
