@@ -40,10 +40,10 @@ Weighting = Literal["none", "gauss-newton"]
 Ensemble = Literal["trak", "scores"]
 
 _LEAST_WEIGHT = 1e-6
-# Of the mean diagonal: smaller ridges are solved in float64. On digits/mlp, without any, scores then are accurate to 1e-4
-# of their norm, with the products of features in float32; in float32 throughout to 3e-4.
-_DOUBLE_BELOW = 0.01
-_SINGULAR = 1e-6  # of the largest eigenvalue: what float32 features leave undetermined
+_DOUBLE_BELOW = 0.01  # of the mean diagonal: smaller ridges are solved in float64
+# The least ridge, as a share of the trace. Rounded to float32, gradients are known to about 1e-7 of their size: small
+# eigenvalues are noise, which the inverse would blow up. Of products in float32 that begins earlier.
+_RESOLVED = {torch.float64: 1e-9, torch.float32: 1e-6}
 _CHUNK = 1024
 
 
@@ -52,38 +52,32 @@ class Kernel(ABC):
 
     Attributes:
         weights: `[n_train]`, W; None where there are none.
+        dim: of the features.
         mean_diagonal: of ΦᵀWΦ.
-        rank: of the damped matrix to working precision, where it has been found to be singular; else None.
+        singular: whether a matrix was singular to working precision but for the least ridge.
     """
 
     weights: Tensor | None
+    dim: int
     mean_diagonal: float
-    rank: int | None = None
+    singular: bool = False
 
     @abstractmethod
     def scores(self, ridge: float) -> Tensor:
-        """φ_kᵀ (ΦᵀWΦ + ridge I)⁻¹ φ_j, `[n_train, n_targets]`.
+        """φ_kᵀ (ΦᵀWΦ + ridge I)⁻¹ φ_j, `[n_train, n_targets]`; a ridge too small to be resolved is raised."""
 
-        Where the damped matrix is singular to working precision, its pseudo-inverse: the limit of small ridges.
-        """
-
-    def _solve(self, matrix: Tensor, right: Tensor, ridge: float) -> Tensor:
-        """(matrix + ridge I)⁻¹ right; `matrix` is overwritten."""
-        matrix.diagonal().add_(ridge)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        solved: Tensor
-        if not failed:
-            solved = torch.cholesky_solve(right, factor)
-            return solved
-        values, vectors = torch.linalg.eigh(matrix.double())
-        kept = values > _SINGULAR * values[-1]
-        self.rank = int(kept.sum())
-        inverse = torch.where(kept, 1 / values, 0)
-        solved = (vectors @ (inverse[:, None] * (vectors.T @ right.double()))).to(right.dtype)
+    def _solve(self, matrix: Tensor, right: Tensor, ridge: float, known: torch.dtype = torch.float64) -> Tensor:
+        """(matrix + ridge I)⁻¹ right; `matrix` is overwritten. `known` is the type of the products in it."""
+        least = _RESOLVED[known] * self.mean_diagonal * self.dim
+        matrix.diagonal().add_(max(ridge, least))
+        factor: Tensor = torch.linalg.cholesky(matrix)
+        if ridge < least and float(factor.diagonal().min()) ** 2 < 2 * least:
+            self.singular = True
+        solved: Tensor = torch.cholesky_solve(right, factor)
         return solved
 
-    def _double(self, ridge: float) -> bool:
-        return ridge < _DOUBLE_BELOW * self.mean_diagonal
+    def _type(self, ridge: float, given: torch.dtype) -> torch.dtype:
+        return torch.float64 if ridge < _DOUBLE_BELOW * self.mean_diagonal else given
 
 
 class Primal(Kernel):
@@ -94,16 +88,21 @@ class Primal(Kernel):
     """
 
     def __init__(self, train: Tensor, test: Tensor, weights: Tensor | None) -> None:
-        self.train, self.test, self.weights = train, test, weights
-        rows = train if weights is None else train * weights.sqrt()[:, None]
-        self.mean_diagonal = float(rows.square().sum(dtype=torch.float64)) / train.shape[1]
-        self._matrix = rows.T @ rows
+        self.train, self.test, self.weights, self.dim = train, test, weights, train.shape[1]
+        self._root = None if weights is None else weights.sqrt()[:, None]
+        self._matrix: dict[torch.dtype, Tensor] = {}
+        weighted = train if self._root is None else train * self._root
+        self.mean_diagonal = float(weighted.square().sum(dtype=torch.float64)) / self.dim
 
     def scores(self, ridge: float) -> Tensor:
         """See `Kernel`."""
-        dtype = torch.float64 if self._double(ridge) else self.train.dtype
-        solved = self._solve(self._matrix.to(dtype, copy=True), self.test.T.to(dtype), ridge)
-        return self.train @ solved.to(self.train.dtype)
+        dtype = self._type(ridge, self.train.dtype)
+        train = self.train.to(dtype)
+        if dtype not in self._matrix:
+            weighted = train if self._root is None else train * self._root.to(dtype)
+            self._matrix[dtype] = weighted.T @ weighted
+        solved = self._solve(self._matrix[dtype].clone(), self.test.T.to(dtype), ridge)
+        return (train @ solved).to(self.train.dtype)
 
 
 class Dual(Kernel):
@@ -116,26 +115,27 @@ class Dual(Kernel):
     """
 
     def __init__(self, train: Tensor, test: Tensor, dim: int, weights: Tensor | None) -> None:
-        self.train, self.test, self.weights = train, test, weights
+        self.train, self.test, self.weights, self.dim = train, test, weights, dim
         diagonal = train.diagonal() if weights is None else train.diagonal() * weights
         self.mean_diagonal = float(diagonal.sum(dtype=torch.float64)) / dim
 
     def scores(self, ridge: float) -> Tensor:
         """See `Kernel`. With S = √W: Φ (ΦᵀS²Φ + λ)⁻¹ φ = S⁻¹ (S ΦΦᵀ S + λ)⁻¹ S Φφ."""
-        dtype = torch.float64 if self._double(ridge) else self.train.dtype
+        dtype = self._type(ridge, self.train.dtype)
         matrix, right = self.train.to(dtype, copy=True), self.test.to(dtype)
         root = None if self.weights is None else self.weights.to(dtype).sqrt()[:, None]
         if root is not None:
             matrix.mul_(root).mul_(root.T)
             right = right * root
-        solved = self._solve(matrix, right, ridge)
-        return (solved if root is None else solved.div_(root)).to(self.train.dtype)
+        solved = self._solve(matrix, right, ridge, self.train.dtype)
+        return (solved if root is None else solved.div_(root)).to(torch.float32)
 
 
 def of_features(train: Tensor, test: Tensor, weights: Tensor | None) -> Kernel:
     """The cheaper of the two forms of features `[n_train, dim]` and `[n_targets, dim]`."""
     if train.shape[1] < len(train):
         return Primal(train, test, weights)
+    train, test = train.double(), test.double()
     return Dual(train @ train.T, train @ test.T, train.shape[1], weights)
 
 
@@ -196,7 +196,7 @@ class Estimator:
         if self.damping == "tune":
             levels = DAMPINGS if self.weighting == "none" else (*DAMPINGS, "early-stopping")
         totals: dict[Damping, Tensor] = {}
-        slopes, ranks = torch.zeros(n, device=task.device), list[int]()
+        slopes, singular = torch.zeros(n, device=task.device), False
         for number, vector in enumerate(task.checkpoint_vectors(self.checkpoints, self.trained_on)):
             flat = task.flat()
             values = _margins(flat, vector, train)
@@ -215,13 +215,12 @@ class Estimator:
                 if self.ensemble == "scores":
                     made *= slope[:, None]
                 totals[level] = totals[level].add_(made) if level in totals else made
-            if kernel.rank is not None:
-                ranks.append(kernel.rank)
+            singular |= kernel.singular and self.damping != "tune"
             if len(levels) > 1 and (self.tune_at_first or number == self.checkpoints - 1):
                 means = ((level, self._mean(totals[level], slopes, number + 1)) for level in levels)
                 levels = (task.choose(means, "damping")[0],)
-        if ranks:
-            task.note(f"a singular kernel, solved by its pseudo-inverse of rank {min(ranks)}: raise the damping")
+        if singular:
+            task.note("a singular kernel, solved with the least ridge that float32 resolves: raise the damping")
         return self._mean(totals[levels[0]], slopes, self.checkpoints)
 
     def _mean(self, total: Tensor, slopes: Tensor, count: int) -> NDArray[np.float32]:

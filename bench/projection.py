@@ -26,7 +26,7 @@ from bench.models import Flat
 from bench.train import one_torch_thread
 
 _CHUNK = 256  # examples at once: few enough for every thread to have some
-_CHUNK_BYTES = 64 * 2**20
+_CHUNK_BYTES = 16 * 2**20
 
 
 def check(dim: int, nonzeros: int) -> None:

@@ -3,7 +3,8 @@
 Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale", before they project and
 leave the weights out. `damping`, `weighting`, `ensemble` and `trained_on` are explained at
 `bench.gradient_kernels.Estimator`; the damping is chosen at the first checkpoint. The kernel takes memory for
-n_train × n_train numbers, a few times.
+n_train × n_train numbers, a few times. On digits/mlp (`bench run digits/mlp`) the LDS is .687, and .766 from models of
+half subsets, with early stopping's ridge or with the tuned one, which is the same there.
 """
 
 import numpy as np
@@ -22,7 +23,12 @@ COPIES = 5  # of the kernel at once, at most: itself, its temporaries, and float
 
 
 class GradientKernel(Method):
-    variants = ({}, {"damping": "tune"}, {"damping": "tune", "trained_on": "subsets"})
+    variants = (
+        {},
+        {"damping": "tune"},
+        {"trained_on": "subsets"},
+        {"damping": "tune", "trained_on": "subsets"},
+    )
     citation = 'Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale"'
     growth = "checkpoints × n_train² × (n_train + n_targets + parameters, or of linear layers their widths)"
 

@@ -1,8 +1,8 @@
 """TRAK with a sparse sign projection that is made together with the gradients: the estimator of `trak`, and faster.
 
 Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale". Each entry of a gradient
-goes to `nonzeros` of `proj_dim` sums with random signs (`bench.projection`).
-`damping`, `weighting`, `ensemble` and `trained_on` are explained at `bench.gradient_kernels.Estimator`.
+goes to `nonzeros` of `proj_dim` sums with random signs (`bench.projection`). `damping`, `weighting`, `ensemble` and
+`trained_on` are explained at `bench.gradient_kernels.Estimator`.
 """
 
 import numpy as np

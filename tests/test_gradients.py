@@ -101,9 +101,15 @@ def test_state_is_the_vectors_not_the_modules(name: str) -> None:
     assert torch.equal(flat.vector(), other)
 
 
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 @pytest.mark.parametrize(
     "module",
     [
+        nn.Sequential(nn.Flatten(), Doubled(128, 3)),
         nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(144, 3)),
         nn.Sequential(nn.Conv2d(2, 4, 3, padding="same"), nn.Flatten(), nn.Linear(256, 3)),
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"), nn.Flatten(), nn.Linear(256, 3)),

@@ -249,7 +249,8 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
     found = {one.name: judge.score(small.attribute(one).scores).mean for one in _without_projection()}
     assert abs(found.pop("random")) < 0.3
     del found["similarity"]  # it does not know classes
-    kernel = {f"gradient-kernel{more}" for more in ("", ":damping=tune", ":damping=tune,trained_on=subsets")}
+    variants = ("", ":damping=tune", ":trained_on=subsets", ":damping=tune,trained_on=subsets")
+    kernel = {f"gradient-kernel{more}" for more in variants}
     expected = {"datamodels", "gradcos", "graddot", "heldout", "influence", "influence:damping=tune"} | kernel
     assert set(found) >= expected
     assert min(found.values()) > 0.3, found

@@ -1,5 +1,7 @@
 """Sparse projections against their matrix written out, and against what a projection promises."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,28 @@ def test_features_are_the_gradients_times_the_matrix(
         g = torch.cat([g for _, g in gradients.chunks(flat, vector, *arguments, smoothing=examples.smoothing)])
         made = features(flat, vector, examples, drawn)
         np.testing.assert_allclose(made.numpy(), g.double().numpy() @ drawn.matrix(), rtol=1e-4, atol=1e-5)
+
+
+def test_threads_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are worked on at once, with one module whose own parameters are others."""
+    monkeypatch.setattr(projection, "_CHUNK", 8)
+    flat = Flat(build(Architecture("mlp", (30, 20)), (40,), 5))
+    vector, x = torch.randn(flat.n_parameters), torch.randn(400, 40)
+    examples = Examples(x, torch.arange(400) % 5, "margin")
+    drawn = Projection.draw(flat.n_parameters, 16, 1, SEED)
+    before, interval, made = torch.get_num_threads(), sys.getswitchinterval(), []
+    sys.setswitchinterval(1e-6)
+    try:
+        for threads in (1, 6, 6, 6):
+            torch.set_num_threads(threads)
+            made.append(features(flat, vector, examples, drawn))
+    finally:
+        torch.set_num_threads(before)
+        sys.setswitchinterval(interval)
+    g = gradients.stacked(flat, vector, x, examples.y, "margin")
+    np.testing.assert_allclose(made[0].numpy(), g.double().numpy() @ drawn.matrix(), rtol=1e-3, atol=1e-3)
+    for other in made[1:]:
+        torch.testing.assert_close(other, made[0], rtol=1e-4, atol=1e-4)
 
 
 def test_never_more_gradients_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
