@@ -18,7 +18,7 @@ from bench.metagradient import Replay, margins_by_weights
 from bench.methods import Method, Needs
 from bench.task import Task
 
-KINKS = (0.0, 0.02, 0.05)
+KINKS = (0.0, 0.02, 0.05, 0.1, 0.2)
 FLOATS = {"float32": torch.float32, "float64": torch.float64}
 FAR = 0.01  # a replay's end from the checkpoint
 

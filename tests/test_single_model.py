@@ -60,7 +60,7 @@ def by_hand(recipe: Recipe, data: Data, weights: NDArray[Any]) -> NDArray[np.flo
         optimiser.param_groups[0]["lr"] = recipe.rate(step, len(run.order))
         loss = F.cross_entropy(module(x[batch]), y[batch], reduction="none", label_smoothing=recipe.label_smoothing)
         optimiser.zero_grad()
-        (loss @ w[batch] / len(batch)).backward()  # type: ignore[no-untyped-call]
+        (loss @ w[batch] / len(batch)).backward()
         optimiser.step()
     return flat.vector().numpy()
 
