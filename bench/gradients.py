@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import factors
+from bench import factors, halving
 from bench.models import Flat
 from bench.outputs import margins
 from bench.recipes import Output
@@ -77,7 +77,8 @@ def chunks(
         quantity: what to differentiate.
         output: which margin.
         smoothing: of the labels, for the loss.
-        max_bytes: about what the gradients and what it takes to make them may hold.
+        max_bytes: about what the gradients and what it takes to make them may hold; where memory runs out all the
+            same, chunks are halved (`bench.halving`).
 
     Yields:
         A slice of the examples and their gradients `[len(slice), n_parameters]`.
@@ -88,10 +89,13 @@ def chunks(
         yield from _by_vmap(flat, vector, examples, max_bytes)
         return
     pieces = flat.pieces(vector)
-    for part in slices(flat, vector, examples, max_bytes, dense=4):
+
+    def gradient(part: slice) -> Tensor:
         some = examples[part]
-        made, _ = factors.parts(layers, pieces, some.x, some.values)
-        yield part, factors.dense(made)
+        return factors.dense(factors.parts(layers, pieces, some.x, some.values)[0])
+
+    first = next(slices(flat, vector, examples, max_bytes, dense=4), slice(0, 1))
+    yield from halving.each(gradient, len(examples), first.stop)
 
 
 def slices(
@@ -116,11 +120,12 @@ def _by_vmap(flat: Flat, vector: Tensor, examples: Examples, max_bytes: int) -> 
         return replace(examples, y=y.unsqueeze(0)).values(logits).squeeze(0)
 
     gradient: Callable[..., Tensor] = torch.func.vmap(torch.func.grad(value), in_dims=(None, 0, 0))
-    step = max(1, max_bytes // (4 * vector.element_size() * len(vector)))
-    for at in range(0, len(examples), step):
-        part = slice(at, min(at + step, len(examples)))
+
+    def of(part: slice) -> Tensor:
         with torch.no_grad():
-            yield part, gradient(vector, examples.x[part], examples.y[part])
+            return gradient(vector, examples.x[part], examples.y[part])
+
+    yield from halving.each(of, len(examples), max(1, max_bytes // (4 * vector.element_size() * len(vector))))
 
 
 def stacked(

@@ -51,6 +51,49 @@ def against_published() -> str:
     return "\n".join([*lines, "", *(tables.caption(board)[0] for board in boards), "", _made_with(boards[0])])
 
 
+def every_method() -> str:
+    """Default and tuned rows of every method side by side."""
+    board = record("digits-mlp-all")
+    by_plugin: dict[str, list[results.Row]] = {}
+    for row in board.methods:
+        by_plugin.setdefault(row.name.partition(":")[0], []).append(row)
+    lines = [
+        "| method | default | chosen on tune rows | the same, variant | of ceiling | models | attributing |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for plugin, rows in by_plugin.items():
+        plain = [row for row in rows if not row.searches]
+        tuned = [row for row in rows if row.searches]
+        tuned.sort(key=lambda row: row.name.count(","))
+        cells = [", ".join(tables.lds(row.lds) + _variant(row) for row in plain)]
+        first = [row for row in tuned if "," not in row.name]
+        cells.append(
+            ", ".join(f"{tables.lds(row.lds)} ({row.searches[0].what} {row.searches[0].chosen})" for row in first)
+        )
+        cells.append(", ".join(f"{tables.lds(row.lds)}{_variant(row)}" for row in tuned if row not in first))
+        best = rows[0]
+        share = "" if best.of_ceiling is None else f"{best.of_ceiling.value:.0%}"
+        assert best.cost is not None
+        cells += [share, f"{best.cost.models:,}", f"{best.cost.seconds:.1f} s"]
+        lines.append(f"| `{plugin}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", tables.caption(board)[0], "", _made_with(board)])
+
+
+def _variant(row: results.Row) -> str:
+    said = [part for part in row.name.partition(":")[2].split(",") if part and not part.endswith("=tune")]
+    return f" ({', '.join(said)})" if said else ""
+
+
+def single_model() -> str:
+    board = record("digits-mlp-single-model")
+    return tables.markdown(board) + "\n" + _made_with(board)
+
+
+def removal() -> str:
+    text = (RECORDS / "mnist-memorization" / "removal.md").read_text("utf-8")
+    return text[text.index("| removed") :]
+
+
 def _made_with(board: Leaderboard) -> str:
     packages = ", ".join(f"{name} {board.versions[name]}" for name in ("python", "torch", "numpy", "traker"))
     return f"Seed {board.seed}, {board.hardware['cores']} cores of {board.hardware['processor']}, {packages}.\n"
@@ -128,6 +171,9 @@ PARTS = {
     "datamodels": by_fit_rows,
     "curve": learning_curve,
     "published": against_published,
+    "every method": every_method,
+    "single-model": single_model,
+    "removal": removal,
     "commands": commands,
 }
 

@@ -1,13 +1,14 @@
 """Per-example gradients against a plain autograd loop, and products of them against their definition."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import factors, gradients
+from bench import factors, gradients, halving
 from bench.gradients import Examples
 from bench.models import Flat, build
 from bench.recipes import Architecture
@@ -37,6 +38,39 @@ def test_equal_to_one_backward_pass_per_example(hidden: tuple[int, ...], quantit
         pieces = torch.autograd.grad(value, list(flat.module.parameters()))
         expected = torch.cat([piece.reshape(-1) for piece in pieces])
         torch.testing.assert_close(made[i], expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_chunks_are_halved_when_memory_runs_out(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    flat, vector, x, y = _model((4,))
+    whole = gradients.stacked(flat, vector, x, y, "loss")
+    parts_of, vmap = factors.parts, torch.func.vmap
+
+    def starved(layers: Any, pieces: Any, some_x: Tensor, *rest: Any) -> Any:
+        if len(some_x) > 2:
+            raise MemoryError("too many at once")
+        return parts_of(layers, pieces, some_x, *rest)
+
+    def narrow(function: Any, in_dims: Any) -> Any:
+        def call(v: Tensor, some_x: Tensor, some_y: Tensor) -> Any:
+            if len(some_y) > 2:
+                raise MemoryError("too many at once")
+            return vmap(function, in_dims=in_dims)(v, some_x, some_y)
+
+        return call
+
+    if plain:
+        monkeypatch.setattr(factors, "parts", starved)
+    else:
+        monkeypatch.setattr(factors, "stack", lambda _: None)
+        monkeypatch.setattr(torch.func, "vmap", narrow)
+    said: list[str] = []
+    with halving.told(said.append):
+        parts = list(gradients.chunks(flat, vector, x, y, "loss"))
+    assert max(part.stop - part.start for part, _ in parts) <= 2
+    torch.testing.assert_close(torch.cat([g for _, g in parts]), whole)
+    assert len(said) == 1
+    assert "memory ran out with 7 examples at a time" in said[0]
 
 
 def test_chunks_cover_every_example_once() -> None:
