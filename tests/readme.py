@@ -6,6 +6,8 @@ tests/test_readme.py fails where README.md is not what this makes.
 """
 
 import argparse
+import contextlib
+import io
 import re
 import textwrap
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from bench import curve_tables, datasets, methods, results, tables
+from bench import cli, curve_tables, results, tables
 from bench.cli import parser
 from bench.curve import Curve
 from bench.results import Leaderboard
@@ -120,12 +122,10 @@ def learning_curve() -> str:
 
 
 def what_there_is() -> str:
-    lines = ["```", "$ python -m bench list"]
-    for title, found in (("methods", methods.names()), ("settings", datasets.settings())):
-        lines.append(title)
-        width = max(map(len, [*methods.names(), *datasets.settings()]))
-        lines += [f"  {name:<{width}}  {summary}" for name, summary in found.items()]
-    return "\n".join([*lines, "```", ""])
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        cli.main(["list"])
+    return f"```\n$ python -m bench list\n{printed.getvalue()}```\n"
 
 
 def commands() -> str:
