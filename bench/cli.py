@@ -20,6 +20,7 @@ from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.contract import cli as contract
 from bench.errors import BenchError, MethodError, nearest
+from bench.explore import cli as explore
 from bench.interop import FORMATS
 from bench.interop import cli as interop
 from bench.removal import cli as removal
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
             interop.add_export,
             sharing.add_push,
             sharing.add_pull,
+            explore.add,
             memorization_cli.add,
             removal.add,
             tables.add_schema,

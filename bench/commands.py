@@ -15,6 +15,7 @@ from bench import memorization_cli, shards
 from bench.comparing import cli as comparing
 from bench.contract import cli as contract
 from bench.errors import BenchError
+from bench.explore import cli as explore
 from bench.interop import cli as interop
 from bench.removal import cli as removal
 from bench.sharing import cli as sharing
@@ -379,6 +380,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": interop.run,
     "push": sharing.push,
     "pull": sharing.pull,
+    "explore": explore.run,
     "memorization": memorization_cli.run,
     "removal": removal.run,
     "table": tables.table,

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 _PARSING = threading.Lock()  # CPython's parser counts its depth once for all threads (its issue 106905)
 _HERE = Path(__file__).resolve().parent
-_APART = {"methods", "datasets", "comparing", "contract", "interop", "removal", "report", "sharing", "stats", "tables"}
+_APART = {"methods", "datasets"} | {
+    *("comparing", "contract", "explore", "interop", "removal", "report", "sharing", "stats", "tables"),
+}
 _PRESENTING = (
     "__main__.py",
     "baselines.py",

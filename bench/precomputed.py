@@ -65,11 +65,19 @@ class Precomputed(Method):
         Raises:
             InputError: it has changed since the run began.
         """
+        for text in self.file.remarks:
+            task.note(text)
+        return self.scores()
+
+    def scores(self) -> NDArray[Any]:
+        """The same without a task.
+
+        Raises:
+            InputError: the file has changed since the run began.
+        """
         one = self.file
         if hashing.file(one.path) != one.checksum:
             raise InputError(f"{one.path} has changed since this run began: run it again")
-        for text in one.remarks:
-            task.note(text)
         values = _opened(one.path)
         turned = values.T if one.orientation == "test,train" else values
         return -_signed(turned) if one.sign == "-" else np.array(turned)

@@ -55,8 +55,11 @@ def write(
         BenchError: the folder cannot be written.
     """
     from bench import atomic
+    from bench.explore import page as explore
     from bench.report import gallery, learning, page
 
     shown = data if isinstance(data, str) else gallery.gather(board, per_target, data, folder, targets)
     drawn = learning.kept(folder, board) if curve is None else curve
-    atomic.write_text(folder / FILE, page.html(board, per_target, shown, drawn))
+    atomic.write_text(
+        folder / FILE, page.html(board, per_target, shown, drawn, explore.section(folder / "explore", board))
+    )

@@ -35,6 +35,7 @@ def html(
     per_target: dict[str, NDArray[np.float64]],
     gallery: Gallery | str = "",
     curve: Curve | str = "",
+    explored: str = "",
 ) -> str:
     """The page.
 
@@ -43,9 +44,12 @@ def html(
         per_target: LDS of every target, float64 `[n_targets]`, by method name; of which methods it is known.
         gallery: examples of single targets; else a sentence that says why there are none.
         curve: the learning curve; else such a sentence.
+        explored: what `bench explore` found, as HTML.
     """
     style, script = (files("bench.report").joinpath(name).read_text("utf-8") for name in ("report.css", "report.js"))
     sections = _sections(board, per_target, gallery, curve)
+    if explored:
+        sections.insert(-1, ("explore", "What the scores are for", explored))
     policy = (
         f"default-src 'none'; img-src data:; style-src {source_hash(style)}; script-src {source_hash(script)}; "
         "base-uri 'none'; form-action 'none'"

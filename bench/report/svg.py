@@ -23,6 +23,16 @@ _VARIABLES = {
     **{INK: "ink", SOFT: "soft", LINE: "line", MARK: "mark", BAND: "band", PAPER: "paper", WARN: "warn"},
     **{colour: f"series-{i}" for i, colour in enumerate(SERIES, 1)},
 }
+_LIGHT = {  # report.css's light theme, for files that stand alone
+    **dict(
+        zip(
+            (INK, SOFT, LINE, MARK, BAND, PAPER, WARN),
+            ("#1a1f26", "#56606c", "#d5dbe1", "#0b57a4", "#a6c8ea", "#ffffff", "#b3261e"),
+            strict=True,
+        )
+    ),
+    **dict(zip(SERIES, ("#0b57a4", "#b84e00", "#5c5c5c", "#00755a"), strict=True)),
+}
 FONT = 9.0  # points, which are 12 pixels
 _RC: dict[Any, Any] = {
     "font.size": FONT,
@@ -88,6 +98,16 @@ def inline(figure: Figure, name: str, title: str, description: str) -> str:
         made.text = markup.printable(content)
         root.insert(at, made)
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def standing(figure: Figure) -> bytes:
+    """The figure as a file of its own, in the colours of the light theme; to be called within `style`."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor=_LIGHT[PAPER])
+    made = buffer.getvalue()
+    for stand_in, colour in _LIGHT.items():
+        made = made.replace(stand_in, colour)
+    return made.encode()
 
 
 def _prune(root: ElementTree.Element) -> None:

@@ -1,0 +1,80 @@
+"""Numbers and groups of examples as users write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def numbers(text: str, flag: str, count: int, what: str = "targets") -> list[int]:
+    """`3,17,40-45` as ascending numbers, each once.
+
+    Raises:
+        BenchError: it is not so written, or a number is not in 0 … count − 1.
+    """
+    found: set[int] = set()
+    for word in text.split(","):
+        first, dash, last = word.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BenchError(f"{flag} is {text!r}: write numbers and spans of {what}, such as 3,17,40-45")
+        start, stop = int(first), int(last or first)
+        if start > stop:
+            raise BenchError(f"{flag} has {word!r}, whose end is before its start: write {stop}-{start}")
+        if stop >= count:
+            raise BenchError(f"{flag} has {stop}, and there are {count} {what}, numbered 0 … {count - 1}")
+        found.update(range(start, stop + 1))
+    return sorted(found)
+
+
+def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
+    """Training examples from a file: numbers in .npy, in .json as a list, or in text with white space or commas.
+
+    Returns:
+        int64, ascending, each once.
+
+    Raises:
+        InputError: it cannot be read, is empty, or names an example that is not there.
+    """
+    import json
+
+    import numpy as np
+
+    place = Path(path)
+    try:
+        if place.suffix == ".npy":
+            values = np.load(place, allow_pickle=False)
+        elif place.suffix == ".json":
+            values = np.array(json.loads(place.read_text("utf-8")))
+        else:
+            values = np.array([int(word) for word in place.read_text("utf-8").replace(",", " ").split()])
+    except OSError as error:
+        raise InputError(f"{place}: {error.strerror or error}; name a file of training examples' numbers") from error
+    except ValueError as error:
+        raise InputError(f"{place} is not a list of training examples' numbers: {error}") from error
+    if values.dtype == bool and values.shape == (n_train,):
+        values = np.flatnonzero(values)
+    if values.size == 0:
+        raise InputError(f"{place} names no training example: an empty group cannot be removed")
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"{place} holds {values.dtype} {list(values.shape)}, where a list of numbers is needed")
+    wrong = values[(values < 0) | (values >= n_train)]
+    if len(wrong):
+        raise InputError(f"{place} names training example {wrong[0]}: they are numbered 0 … {n_train - 1}")
+    return np.unique(values.astype(np.int64))
+
+
+def at_most(value: int, flag: str, count: int, what: str) -> int:
+    """A whole number from 1 to `count`.
+
+    Raises:
+        BenchError: it is not.
+    """
+    if not 1 <= value <= count:
+        raise BenchError(f"{flag} is {value}: it takes 1 to {count}, the number of {what}")
+    return value
