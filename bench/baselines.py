@@ -18,6 +18,7 @@ from bench import atomic, hashing, provenance
 from bench.documents import DocumentError, decoded
 from bench.errors import InputError
 from bench.stats.paired import SKETCH, Sample
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -271,7 +272,7 @@ def _fault(baseline: Baseline) -> str | None:
     if not 0 < judged.alpha < 1:
         return f"judged.alpha is {judged.alpha:g}"
     if len(judged.margins) != _MARGINS:
-        return f"judged.margins has {len(judged.margins)} numbers instead of {_MARGINS}"
+        return f"judged.margins has {counted(len(judged.margins), 'number')} instead of {_MARGINS}"
     for at, entry in enumerate(baseline.methods):
         if entry.lds is None and not entry.per_target:
             continue
@@ -279,7 +280,7 @@ def _fault(baseline: Baseline) -> str | None:
         lengths = {"per_target": judged.n_targets, "influence": judged.n_subsets, "sketch": SKETCH}
         for name, length in lengths.items():
             if len(getattr(entry, name)) != length:
-                return f"{where}.{name} has {len(getattr(entry, name))} numbers instead of {length}"
+                return f"{where}.{name} has {counted(len(getattr(entry, name)), 'number')} instead of {length}"
         values = [value for value in entry.per_target if value is not None]
         if not all(-1 <= value <= 1 for value in values):
             return f"{where}.per_target has a value outside [−1, 1]"

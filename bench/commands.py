@@ -20,6 +20,7 @@ from bench.interop import cli as interop
 from bench.removal import cli as removal
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +153,8 @@ def train(given: argparse.Namespace) -> int:
             continue
         who = meta.identity
         where = Path(given.out) / f"alpha-{who.alpha:g}" if len(found) > 1 else given.out
-        print(f"{where}: {len(meta.subset_of_row)} rows × {meta.n_targets} targets of {who.setting}", end="")
+        rows, targets = counted(len(meta.subset_of_row), "row"), counted(meta.n_targets, "target")
+        print(f"{where}: {rows} × {targets} of {who.setting}", end="")
         right = f", accuracy {meta.accuracy:.1%}" if len(meta.diverged) < len(meta.subset_of_row) else ""
         print(right + (f", {len(meta.diverged)} diverged" if meta.diverged else ""))
     return 0
@@ -202,7 +204,7 @@ def _train_external(given: argparse.Namespace, shard: tuple[int, int]) -> int:
     )
     made.check()
     if made.gathered:
-        print(f"{given.out}: {spec.n_rows} rows of {', '.join(spec.schema)}")
+        print(f"{given.out}: {counted(spec.n_rows, 'row')} of {', '.join(spec.schema)}")
     else:
         print(f"{given.out}: this shard is done, other rows are missing; the last shard to end gathers the store")
     return 0
@@ -233,7 +235,7 @@ def attribute(given: argparse.Namespace) -> int:
         )
     for note in [*map(tuning.said, made.searches), *made.notes]:
         print(note, file=sys.stderr)
-    print(f"{out}: {made.cost.seconds:.1f} s, {made.cost.models} models")
+    print(f"{out}: {made.cost.seconds:.1f} s, {counted(made.cost.models, 'model')}")
     if made.extra:
         print(f"{extra_path(out)}: {', '.join(made.extra)}")
     return 0
@@ -264,7 +266,7 @@ def lds(given: argparse.Namespace) -> int:
     print("".join(f"{stamp}\n" for stamp in found["stamps"]), end="")
     low, high = found["ci"]
     print(f"LDS {found['lds']:.4f}  95% interval [{low:.4f}, {high:.4f}]")
-    print(f"{found['n_subsets']} subsets × {found['n_targets']} targets", end="")
+    print(f"{found['n_subsets']} subsets × {counted(found['n_targets'], 'target')}", end="")
     print(f"; {found['n_excluded']} excluded, {found['n_tied']} with ties (average ranks)")
     return 0
 
@@ -351,7 +353,7 @@ def verify(given: argparse.Namespace) -> int:
         print(f"{folder}: {retrained}", file=sys.stderr)
         if wrong:
             mended = "import it again" if retrained.endswith("imported") else _MENDED
-            print(f"{folder}: {len(wrong)} fault{'s' if len(wrong) > 1 else ''}; {mended}", file=sys.stderr)
+            print(f"{folder}: {counted(len(wrong), 'fault')}; {mended}", file=sys.stderr)
         else:
             print(f"{folder} is sound")
         faults += len(wrong)

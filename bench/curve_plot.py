@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench import atomic
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def figure(curve: Curve) -> Figure:
     lasso = [point for point in by_name["lasso"] if point.ratio is not None]
     layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05, wspace=0.04)
     made = Figure(figsize=(_WIDTH if lasso else _WIDTH * 0.6, _HEIGHT), layout=layout)
-    what = f"{curve.setting}, {curve.n_train:,} train × {curve.n_targets:,} targets"
+    what = f"{curve.setting}, {curve.n_train:,} train × {counted(curve.n_targets, 'target', form=',')}"
     made.suptitle(what, x=0.01, ha="left", fontsize=8.5, color=SOFT)
     rows = sorted({point.rows for point in curve.points})
     title = "LDS with 95% interval"

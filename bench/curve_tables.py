@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bench import tables
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from bench.curve import Curve, Point, Quartiles
@@ -45,10 +46,10 @@ def _quartiles(values: Quartiles | None, form: str, brief: bool) -> str:
 
 def caption(curve: Curve) -> str:
     """What the table is of, in a sentence."""
-    seeds = " × one seed" if curve.tune_rows == curve.tune_subsets else f" ({curve.tune_rows} rows)"
+    seeds = " × one seed" if curve.tune_rows == curve.tune_subsets else f" ({counted(curve.tune_rows, 'row')})"
     return (
         f"{curve.setting}: datamodels against fit rows, judged on {curve.tune_subsets} tune subsets{seeds} (α = "
-        f"{curve.alpha:g}, {curve.output} margin, {curve.n_train} train × {curve.n_targets} targets)."
+        f"{curve.alpha:g}, {curve.output} margin, {curve.n_train} train × {counted(curve.n_targets, 'target')})."
     )
 
 
@@ -68,11 +69,23 @@ def footnotes(curve: Curve) -> list[str]:
             limit = f" (relative duality gap {tol:g})" if point.estimator == "lasso" and tol else ""
             notes.append(f"{who}: {point.not_converged} of {n} targets did not converge{limit}")
         if point.constant:
-            notes.append(f"{who}: {point.constant} of {n} targets are constant over the fit rows: zero datamodels")
+            notes.append(
+                f"{who}: {point.constant} of {n} targets {either(point.constant, 'is', 'are')} constant over the fit "
+                "rows: zero datamodels"
+            )
         if point.no_r2:
-            notes.append(f"{who}: {point.no_r2} of {n} targets have no R²: constant or not finite on the tune rows")
-        notes += [f"{who}: {count} of {n} targets are excluded ({why})" for why, count in point.excluded.items()]
-        notes += [f"{who}: {count} of {n} targets count as 0 ({why})" for why, count in point.zeroed.items()]
+            notes.append(
+                f"{who}: {point.no_r2} of {n} targets {either(point.no_r2, 'has', 'have')} no R²: constant or not "
+                "finite on the tune rows"
+            )
+        notes += [
+            f"{who}: {count} of {n} targets {either(count, 'is', 'are')} excluded ({why})"
+            for why, count in point.excluded.items()
+        ]
+        notes += [
+            f"{who}: {count} of {n} targets {either(count, 'counts', 'count')} as 0 ({why})"
+            for why, count in point.zeroed.items()
+        ]
     return notes
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from bench import launch, subsets
 from bench.files import stamp
 from bench.recipes import Evidence
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.datasets import Data, Setting
@@ -37,7 +38,7 @@ def measure(setting: Setting, data: Data, count: int, device: str, seed: int = 0
         made = trainer.rows([everything] * count, seeds, Recorded())
         seconds = time.perf_counter() - began
     hardware, versions = launch.hardware(trainer.device.type), launch.versions()
-    machine = hardware.get("gpu") or f"{hardware['cores']} cores of {hardware['processor']}"
+    machine = hardware.get("gpu") or f"{counted(int(hardware['cores']), 'core')} of {hardware['processor']}"
     modified = ["other files than the published ones"] if stamp(data.origin) else []
     where = ", ".join([setting.name, *modified, machine, *(f"{name} {versions[name]}" for name in _VERSIONS)])
     return Evidence(round(float(made["correct"].mean()), 4), count, float(f"{seconds / count:.2g}"), where)
@@ -55,8 +56,8 @@ def lines(recipe: Recipe) -> list[tuple[str, str]]:
     rate = f"{recipe.lr:g}, {shapes[recipe.schedule]}"
     rate += f"; × {recipe.norm_bias_lr:g} for biases of normalisation" if recipe.norm_bias_lr != 1 else ""
     flips = {"none": [], "random": ["random flips"], "alternating": ["alternating flips"]}[changes.flip]
-    shifts = [f"shifts of up to {changes.translate} pixels"] if changes.translate else []
-    holes = [f"cutout of {changes.cutout} pixels"] if changes.cutout else []
+    shifts = [f"shifts of up to {counted(changes.translate, 'pixel')}"] if changes.translate else []
+    holes = [f"cutout of {counted(changes.cutout, 'pixel')}"] if changes.cutout else []
     told = [
         ("model", f"{architecture.name}{sizes}"),
         ("trained", "many at once" if recipe.stacked else "one after another"),
@@ -74,6 +75,6 @@ def _evidence(found: Evidence | None) -> str:
     if found is None:
         return "not measured yet: python -m bench recipe SETTING --measure 10"
     return (
-        f"{found.accuracy:.1%} of targets right, mean of {found.models} models trained on the full set, "
+        f"{found.accuracy:.1%} of targets right, mean of {counted(found.models, 'model')} trained on the full set, "
         f"{found.seconds:g} s each ({found.where})"
     )

@@ -44,6 +44,7 @@ _PRESENTING = (
     "sketch.py",
     "standings.py",
     "status.py",
+    "wording.py",
 )
 _TRAINING = (
     "augment.py",

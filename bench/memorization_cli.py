@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bench.wording import counted
+
 
 def add(verbs: Any) -> argparse.ArgumentParser:
     """The verb."""
@@ -48,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return 0
     for one in found["stores"]:
-        print(f"{one['store']}: {one['runs']} runs, alpha {one['alpha']:g}, {one['outputs']}")
+        print(f"{one['store']}: {counted(one['runs'], 'run')}, alpha {one['alpha']:g}, {one['outputs']}")
         if one["memorization"] is not None:
             memory = one["memorization"]
             print(
@@ -62,14 +64,14 @@ def run(given: argparse.Namespace) -> int:
             )
             print(f"  consistency: mean {one['consistency']:.4f}")
         print(
-            f"  influence: {one['pairs']} pairs from {one['thresholds']['influence']:g} on"
+            f"  influence: {counted(one['pairs'], 'pair')} from {one['thresholds']['influence']:g} on"
             f"{'' if one['memorization'] is None else ', of memorized examples'} "
             f"(median standard error {one['influence_stderr']:.3f})"
         )
         for note in one["notes"]:
             print(f"  note: {note}")
     if "c_score" in found:
-        print(f"C-score over {len(found['stores'])} subset sizes: mean {found['c_score']['mean']:.4f}")
+        print(f"C-score over {counted(len(found['stores']), 'subset size')}: mean {found['c_score']['mean']:.4f}")
     for path in found["files"]:
         print(path)
     return 0

@@ -13,6 +13,7 @@ from bench import atomic
 from bench.documents import DocumentError, decoded
 from bench.errors import InputError
 from bench.subsets import Protocol
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -362,7 +363,7 @@ def _fault(board: Leaderboard) -> str | None:
 def _fault_of_pairs(board: Leaderboard) -> str | None:
     told = [row.name for row in board.methods if row.group is not None]  # older files have neither groups nor pairs
     if len(board.pairs) != len(told) * (len(told) - 1) // 2:
-        return f"pairs has {len(board.pairs)} entries for {len(told)} methods"
+        return f"pairs has {counted(len(board.pairs), 'entry', 'entries')} for {counted(len(told), 'method')}"
     values = {row.name: row.lds for row in board.methods}
     for at, pair in enumerate(board.pairs):
         one, other = values.get(pair.better), values.get(pair.worse)

@@ -11,6 +11,7 @@ import msgspec
 from bench.judge import ranking
 from bench.results import Chance, Pair, Row, ShareRow, SpreadRow, ranked
 from bench.stats.spread import QUANTILES
+from bench.wording import either
 
 if TYPE_CHECKING:
     from bench.judge import Judge, Verdict
@@ -26,7 +27,10 @@ def judged(row: Row, verdict: Verdict) -> Row:
     zeroed = sum(found.zeroed.values())
     if found.n_targets == found.n_excluded + zeroed:
         return msgspec.structs.replace(row, reason=f"no target has a correlation ({found.why_not})", **changes)
-    silent = [f"{count} of {found.n_targets} targets count as 0 ({why})" for why, count in found.zeroed.items()]
+    silent = [
+        f"{count} of {found.n_targets} targets {either(count, 'counts', 'count')} as 0 ({why})"
+        for why, count in found.zeroed.items()
+    ]
     notes = [*row.notes, *silent]
     wrong = found.mean < 0 and verdict.null.p_value < FAR
     if wrong:

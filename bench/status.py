@@ -13,6 +13,7 @@ import numpy as np
 from bench import datasets, external, hashing, imported, launch, runner, store, subsets
 from bench.errors import BenchError, InputError
 from bench.store import GroundTruth, Identity
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +61,7 @@ def lines(folder: Path) -> list[str]:
     missing = sum(stop - start for start, stop in store.missing_rows(found.good, asked))
     about = f"{who.about}, {who.output} margins, {who.sampling} subsets"
     share = f"{1 - missing / asked:.0%}" if asked else "0%"
-    told = [about, f"rows: {asked - missing} of {asked} done ({share}), in {len(found.good)} blocks"]
+    told = [about, f"rows: {asked - missing} of {asked} done ({share}), in {counted(len(found.good), 'block')}"]
     if done:
         seconds = sum(block.seconds for block in found.good)
         accuracy = sum(block.accuracy * (block.stop - block.start) for block in found.good) / done
@@ -68,7 +69,8 @@ def lines(folder: Path) -> list[str]:
     diverged = [row for block in found.good for row in block.diverged]
     if diverged:
         told.append(
-            f"diverged: {len(diverged)} rows ({', '.join(map(str, diverged[:10]))}{', …' * (len(diverged) > 10)})"
+            f"diverged: {counted(len(diverged), 'row')} "
+            f"({', '.join(map(str, diverged[:10]))}{', …' * (len(diverged) > 10)})"
         )
     told += [f"bad: {sentence}" for sentence in found.bad]
     told.append("arrays: " + _arrays(folder, who.key, asked))
@@ -92,7 +94,7 @@ def _arrays(folder: Path, key: str, asked: int) -> str:
     if meta.key != key:
         return "of an earlier ground truth; the next run gathers them anew"
     rows = len(meta.subset_of_row)
-    return f"{rows} rows gathered" + ("" if rows == asked else f" of {asked}")
+    return f"{counted(rows, 'row')} gathered" + ("" if rows == asked else f" of {asked}")
 
 
 @dataclass(frozen=True)

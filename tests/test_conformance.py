@@ -108,7 +108,7 @@ FAULTS = {
     "nothing": ("pass", "shape", "it returned nothing"),
     "complex": (f"return {SAME} * 1j", "dtype", "complex128, which are not real numbers"),
     "objects": ("return np.full((300, 60), None)", "dtype", "are of type object"),
-    "NaN in part": (f"s = {SAME}; s[3, 4] = np.nan; return s", "finite", "1 scores are not"),
+    "NaN in part": (f"s = {SAME}; s[3, 4] = np.nan; return s", "finite", "1 score is not"),
     "all NaN": (f"return {SAME} * np.nan", "finite", "18000 scores are not"),
     "raises": ("1 / 0", "runs", "ZeroDivisionError: division by zero"),
     "global seed": (f"return {SAME} + np.random.rand(300, 60)", "same under the seed", "of the scores' norm apart"),

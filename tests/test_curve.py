@@ -210,8 +210,8 @@ def test_constant_targets_are_counted(store: Path, changed: Change) -> None:
     assert all(np.isfinite(value) for value in (lasso.r2_mean, lasso.at_last, lasso.lds, *(lasso.ratio or ())) if value)
     notes = curve_tables.footnotes(made)
     assert "lasso, 50 rows: 2 of 10 targets are constant over the fit rows: zero datamodels" in notes
-    assert "lasso, 50 rows: 1 of 10 targets have no R²: constant or not finite on the tune rows" in notes
-    assert "heldout, 50 rows: 1 of 10 targets count as 0 (predictions constant)" in notes
+    assert "lasso, 50 rows: 1 of 10 targets has no R²: constant or not finite on the tune rows" in notes
+    assert "heldout, 50 rows: 1 of 10 targets counts as 0 (predictions constant)" in notes
 
 
 def test_without_any_correlation(changed: Change, tmp_path: Path) -> None:

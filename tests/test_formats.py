@@ -296,7 +296,7 @@ def test_quanda(main: Main, made: dict[str, Array]) -> None:
     refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "3.pt is beyond the 3")
     Path("Q/3.pt").unlink()
     torch.save(torch.zeros(1, N), "Q/1.pt")
-    refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "1.pt has 1 rows", "2")
+    refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "1.pt has 1 row, ", "2")
     torch.save(torch.zeros(2, N - 1), "Q/1.pt")
     refused(main("import", "quanda", "Q", "s.npy", "--sign", "+"), "1.pt is of 11", "12")
     for text, key in (

@@ -230,7 +230,7 @@ def test_a_bad_run_is_named_and_left_out_on_request(main: Main, tmp_path: Path, 
     assert not (tmp_path / "boom").exists()
     code, text, _ = main("import", "heldout-influence", "e", "store", "--quiet", "--skip-torn")
     assert code == 0
-    assert "1 runs are left out" in text
+    assert "; 1 run is left out (meta.json says which)" in text
     truth = GroundTruth.open(tmp_path / "store")
     np.testing.assert_array_equal(truth.masks, [scattered(one)[0] for k, one in enumerate(runs) if k != 5])
     assert truth.imported is not None

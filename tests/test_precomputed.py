@@ -155,5 +155,5 @@ def test_what_is_no_number_fails_its_own_row_alone(run: Main, matrix: Array) -> 
     rows = {row.name: row for row in results.read(Path("out")).methods}
     assert rows["nan"].reason == "its scores are NaN or infinite for every target"
     assert rows["complex"].reason == "its scores are of type complex128, which are not real numbers"
-    assert "1 of 10 targets count as 0 (scores not finite)" in rows["part"].notes
+    assert "1 of 10 targets counts as 0 (scores not finite)" in rows["part"].notes
     np.testing.assert_array_equal(np.load("out/scores/bool.npy"), -(matrix > 0).astype(float))

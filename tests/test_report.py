@@ -158,7 +158,7 @@ def test_one_well_formed_page_that_needs_no_network() -> None:
     for wanted in ("high", "0.700", "[0.600, 0.800]", "failed", "toy/mlp", "it | broke", "< 0.001", "78%", "d4"):
         assert wanted in page.texts or f" {wanted}" in page.texts or wanted in page.text, wanted
     assert "random scores that know nothing reach an LDS of 0.001 here (p = 0.600)" in page.text
-    assert "1 of 1 pairs can be told apart" in page.text
+    assert "1 of 1 pair can be told apart" in page.text
 
 
 def test_headings_labels_and_descriptions() -> None:

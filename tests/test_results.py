@@ -139,7 +139,7 @@ def test_markdown_parses_back() -> None:
     assert "- gone: failed: it | broke" in text
     assert "- high: damping 1 was best\n" in text
     assert "- below: strongly negative: are its scores of the opposite sign?" in text
-    assert "- high: 1 of 5 targets are excluded" in text
+    assert "- high: 1 of 5 targets is excluded" in text
     assert "9 held-out subsets × 2 seeds" in text
     assert "Noise ceiling: 0.900 [0.850, 0.950]." in text
 

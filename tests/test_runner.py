@@ -234,7 +234,7 @@ def test_other_kinds_of_numbers_are_scores(run: Run, method: Write, returned: st
     (row,) = run(method("mine", f"return {returned}")).methods
     assert row.status == "ok"
     assert row.lds is not None
-    assert row.notes == (["1 of 10 targets count as 0 (scores not finite)"] if "nan" in returned else [])
+    assert row.notes == (["1 of 10 targets counts as 0 (scores not finite)"] if "nan" in returned else [])
     assert row.n_excluded == 0
 
 

@@ -298,7 +298,7 @@ def test_diverged_rows_are_flagged_and_left_out(
     )
     assert 4 not in truth.of_group(group)  # type: ignore[arg-type]
     assert "rows that diverged: 4;" in (quiet.log.read_text() if quiet.log else "")
-    assert any("diverged: 1 rows (4)" in line for line in status.lines(tmp_path / "s"))
+    assert any("diverged: 1 row (4)" in line for line in status.lines(tmp_path / "s"))
     again = make(toy_request, tmp_path / "s", quiet)  # it is not tried for ever
     assert again == meta
 
@@ -473,7 +473,7 @@ def test_status_of_an_unfinished_store(tmp_path: Path, toy_request: Request, qui
     path.write_bytes(path.read_bytes()[:-7])
     told = status.lines(tmp_path / "s")
     assert told[0] == "toy/logreg, alpha 0.5, seed 0, logsumexp margins, exact subsets"
-    assert "rows: 8 of 30 done (27%), in 1 blocks" in told
+    assert "rows: 8 of 30 done (27%), in 1 block" in told
     assert f"bad: {path.name} is torn (BadZipFile)" in told
     assert told[-1] == "arrays: not gathered yet"
     make(toy_request, tmp_path / "s", quiet)

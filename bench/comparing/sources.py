@@ -15,6 +15,7 @@ from bench import baselines
 from bench.baselines import Baseline, Entry, Judged
 from bench.errors import InputError
 from bench.stats import paired_difference
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.stats import Difference
@@ -102,7 +103,7 @@ def judges(first: Judged, second: Judged) -> Judges:
 
 def in_words(judged: Judged) -> str:
     """Setting and sizes."""
-    return f"{judged.setting}, {judged.n_subsets} held-out subsets × {judged.n_targets} targets"
+    return f"{judged.setting}, {judged.n_subsets} held-out subsets × {counted(judged.n_targets, 'target')}"
 
 
 def _word(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench import tables
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -56,7 +57,8 @@ def compared(found: Comparison, *, markdown: bool) -> str:
     notes = [f"{one.name}: {_changes(one.params, 'A', 'B')}" for one in found.methods if one.params]
     if found.paired_over.startswith("the same targets"):
         notes += [
-            f"{one.name}: only {one.n_targets} of {found.n_targets} targets have an LDS in both, and B − A is of these"
+            f"{one.name}: only {one.n_targets} of {found.n_targets} targets {either(one.n_targets, 'has', 'have')} an "
+            "LDS in both, and B − A is of these"
             for one in found.methods
             if one.n_targets < found.n_targets
         ]
@@ -68,15 +70,15 @@ def compared(found: Comparison, *, markdown: bool) -> str:
 def checked(found: Check) -> str:
     """A check as Markdown: the outcome, one line per method, then what a reader must know."""
     worse, failed, better = found.of("regression"), found.of("failed"), found.of("better")
-    faults = [_count(len(worse), "regression")] if worse else []
-    faults += [f"{_count(len(failed), 'method')} failed"] if failed else []
+    faults = [counted(len(worse), "regression")] if worse else []
+    faults += [f"{counted(len(failed), 'method')} failed"] if failed else []
     outcome = ", ".join(faults) or "passed"
     head = [
         f"### bench check: {outcome}",
         "",
         f"`{found.run}` against `{found.baseline}`{_of_date(found)}: {found.setting}, {found.n_subsets} held-out "
-        f"subsets × {found.n_targets} targets. A regression is a drop in LDS by more than {found.tolerance}, whose "
-        f"{_percent(found.level)} interval excludes zero.",
+        f"subsets × {counted(found.n_targets, 'target')}. A regression is a drop in LDS by more than "
+        f"{found.tolerance}, whose {_percent(found.level)} interval excludes zero.",
     ]
     header = ("method", "baseline", "run", "drop", f"{_percent(found.level)} interval", "tolerated", "verdict")
     rows = [
@@ -108,7 +110,7 @@ def updated(found: Updated) -> str:
         "### bench check: baseline written",
         "",
         f"`{found.baseline}` now holds `{found.run}`: {found.setting}, {found.n_subsets} held-out subsets × "
-        f"{found.n_targets} targets, {_count(found.n_methods, 'method')}.",
+        f"{counted(found.n_targets, 'target')}, {counted(found.n_methods, 'method')}.",
     ]
     return _text(head, [], found.changes, markdown=True)
 
@@ -151,10 +153,6 @@ def _made_with(changes: Sequence[Changed], first: str, second: str) -> list[str]
 
 def _value(value: Any) -> str:
     return "not set" if value is None else str(value)
-
-
-def _count(n: int, thing: str) -> str:
-    return f"{n} {thing}" + ("" if n == 1 else "s")
 
 
 def _percent(level: float) -> str:

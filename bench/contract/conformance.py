@@ -35,6 +35,7 @@ from bench.progress import Progress
 from bench.recipes import Architecture
 from bench.standings import FAR
 from bench.subsets import Plan
+from bench.wording import counted
 from bench.workbench import Bench
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _described(one: Chosen) -> Check:
     summary = (getattr(module, "__doc__", None) or "").strip()
     facts = {"a first line of its file's docstring": summary, "citation": cls.citation, "growth": cls.growth}
     lacking = [name for name, value in facts.items() if not value]
-    many = f"{len(cls.variants)} row{'s' * (len(cls.variants) != 1)} in a run of all methods"
+    many = f"{counted(len(cls.variants), 'row')} in a run of all methods"
     return Check(
         "described", "unseen" if lacking else "passed", many + (f"; no {', no '.join(lacking)}" * bool(lacking))
     )
@@ -163,8 +164,11 @@ def _first(one: Chosen, bench: Bench, checks: list[Check]) -> NDArray[Any] | Non
     """Call it, look at what it returns; None where that is no scores."""
     given, task, seconds = _call(one, bench, 1)
     rows, checkpoints, judging = len(task.usage.rows), task.usage.checkpoints, len(bench.access.eval)
-    used = f"{rows} rows and {checkpoints} checkpoints used; none of the {judging} rows that judge"
-    checks += [Check("runs", "passed", f"{seconds:.2f} s"), Check("no rows that judge", "passed", used)]
+    used = f"{counted(rows, 'row')} and {counted(checkpoints, 'checkpoint')} used"
+    checks += [
+        Check("runs", "passed", f"{seconds:.2f} s"),
+        Check("no rows that judge", "passed", f"{used}; none of the {judging} rows that judge"),
+    ]
     array: NDArray[Any] | None = None
     try:
         array = returned.as_array(given)
@@ -180,8 +184,9 @@ def _first(one: Chosen, bench: Bench, checks: list[Check]) -> NDArray[Any] | Non
         checks.append(Check("dtype", "failed", str(error)))
         return None
     finite = np.isfinite(floats)
-    figure = f"{finite.mean():.0%} of the scores" if finite.all() else f"{np.count_nonzero(~finite)} scores are not"
-    checks.append(Check("finite", "passed" if finite.all() else "failed", figure))
+    others = int(np.count_nonzero(~finite))
+    figure = counted(others, "score is not", "scores are not") if others else "100% of the scores"
+    checks.append(Check("finite", "failed" if others else "passed", figure))
     return floats if finite.any() else None
 
 

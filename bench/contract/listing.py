@@ -12,6 +12,7 @@ import msgspec
 from bench import _plugins, methods, packages
 from bench.errors import BenchError
 from bench.methods import Method, Needs
+from bench.wording import counted
 
 SIGN = "positive: keeping the example raises the target's margin (alike for every method)"
 
@@ -128,7 +129,7 @@ def _parameters(cls: type[Method]) -> list[Parameter]:
 def words(needs: Needs) -> list[str]:
     """What is needed besides packages."""
     found = [
-        f"{count:,} {what}{'' if count == 1 else 's'}"
+        counted(count, what, form=",")
         for count, what in (
             (needs.fit_rows, "fit row"),
             (needs.tune_rows, "tune row"),

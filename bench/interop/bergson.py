@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, InputError
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,17 +81,16 @@ def _scores(folder: Path) -> _Records:
     size = path.stat().st_size
     if size != n_items * dtype.itemsize:
         raise InputError(
-            f"{path} has {size:,} bytes, and info.json says {n_items:,} records of {dtype.itemsize}: one is torn"
+            f"{path} has {size:,} bytes, and info.json says {counted(n_items, 'record', form=',')} of "
+            f"{dtype.itemsize}: one is torn"
         )
     records = np.memmap(path, dtype, "r", shape=(n_items,))
     for query in range(n_scores):
         written = records[f"written_{query}"].view(np.uint8)  # bytes other than 0 and 1 are no truth values
         if (written != 1).any():
-            row = int(np.flatnonzero(written != 1)[0])
-            raise InputError(
-                f"{path}: {int((written != 1).sum()):,} scores of query {query} were never written, the first of "
-                f"example {row}: let bergson finish"
-            )
+            row, lacking = int(np.flatnonzero(written != 1)[0]), int((written != 1).sum())
+            scores = counted(lacking, f"score of query {query} was", f"scores of query {query} were", form=",")
+            raise InputError(f"{path}: {scores} never written, the first of example {row}: let bergson finish")
     return _Records(records, [f"score_{query}" for query in range(n_scores)])
 
 

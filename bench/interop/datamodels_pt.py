@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bench import atomic
 from bench.errors import InputError
 from bench.interop.torch_zip import is_zip
+from bench.wording import counted
 
 Array = NDArray[Any]
 KEYS = ("weight", "bias", "lam")
@@ -55,7 +56,7 @@ def read(path: str | Path) -> Released:
         if arrays[key].shape != (n_targets,):
             raise InputError(
                 f"{path}: {key} has shape {list(arrays[key].shape)}, and weight {list(arrays['weight'].shape)} has "
-                f"{n_targets} columns: both count targets"
+                f"{counted(n_targets, 'column')}: both count targets"
             )
     return Released(**arrays)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, InputError
+from bench.wording import counted, either
 
 NAME = "datamodels-store"
 ABOUT = """A folder (the logdir of its workers), to a folder DEST:
@@ -57,7 +58,8 @@ def import_(given: argparse.Namespace) -> list[str]:
     for name, array in found.items():
         if len(array) != len(done):
             raise InputError(
-                f"{paths[name]} has {len(array)} rows and {paths[_DONE]} {len(done)}, and all have one per model"
+                f"{paths[name]} has {counted(len(array), 'row')} and {paths[_DONE]} {len(done)}, and all have one per "
+                "model"
             )
     spec = Path(given.spec) if given.spec is not None else source / _SPEC
     if given.spec is not None or spec.exists() or spec.is_symlink():
@@ -69,7 +71,10 @@ def import_(given: argparse.Namespace) -> list[str]:
     if len(left_out):
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         named = ", ".join(map(str, left_out[:_NAMED]))
-        notes.append(f"{len(left_out)} of {len(done)} models are not completed and left out: {named}{more}")
+        notes.append(
+            f"{len(left_out)} of {len(done)} models {either(len(left_out), 'is', 'are')} not completed and left out: "
+            f"{named}{more}"
+        )
     truth = store_import.Truth(
         found[_MASKS][rows],
         found[given.outputs][rows],

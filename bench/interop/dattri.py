@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bench.errors import BenchError, InputError
+from bench.wording import counted
 
 NAME = "dattri"
 ABOUT = """A ground truth, to a folder DEST:
@@ -82,8 +83,8 @@ def export(given: argparse.Namespace) -> list[str]:
     if (kept != kept[0]).any():
         row = int(np.flatnonzero(kept != kept[0])[0])
         raise InputError(
-            f"{source}: row {row} keeps {kept[row]} examples and row 0 {kept[0]}, and dattri's {_INDICES} has a row of "
-            "the same length for each: such a store cannot be written so"
+            f"{source}: row {row} keeps {counted(kept[row], 'example')} and row 0 {kept[0]}, and dattri's {_INDICES} "
+            "has a row of the same length for each: such a store cannot be written so"
         )
     ids = torch.from_numpy(np.nonzero(masks)[1].reshape(len(masks), -1))
     values = torch.from_numpy(margins)

@@ -14,6 +14,7 @@ from bench.errors import BenchError, InputError
 from bench.interop import reading
 from bench.progress import Progress
 from bench.store import GroundTruth
+from bench.wording import counted
 
 Array = NDArray[Any]
 
@@ -39,7 +40,7 @@ def run(store: Path, dest: Path, given: argparse.Namespace) -> list[str]:
         name = f"high_infl_pairs_infl{memorization.INFLUENCE:g}_mem{memorization.MEMORIZATION:g}.npz"
         path = _new(dest / name)
         _save(path, {"tr_idx": train, "tt_idx": targets, "infl": values, "mem": known[train]})
-        return [f"{path}: {len(train)} pairs"]
+        return [f"{path}: {counted(len(train), 'pair')}"]
     values = np.nan_to_num(memorization.influence(masks, right)[0])
     if given.what == "estimates":
         path = _new(dest / "infl_mem.npz")
@@ -55,7 +56,7 @@ def run(store: Path, dest: Path, given: argparse.Namespace) -> list[str]:
         arrays |= {f"tr_classidx_{label}": rows, f"tt_classidx_{label}": columns}
         arrays[f"infl_matrix_class{label}"] = values[np.ix_(rows, columns)]
     _save(path, arrays)
-    return [f"{path}: {len(arrays) // 3 - 1} classes"]
+    return [f"{path}: {counted(len(arrays) // 3 - 1, 'class', 'classes')}"]
 
 
 def _index(dest: Path, known: Array, n_targets: int, given: argparse.Namespace) -> list[str]:
@@ -79,8 +80,8 @@ def _files(given: argparse.Namespace, name: str, count: int) -> Array:
     lines = reading.present(Path(path)).read_bytes().splitlines()
     odd = next((row for row, line in enumerate(lines, 1) if not line.strip() or b"\0" in line), None)
     if odd is not None or len(lines) != count:
-        what = f"has no name in line {odd}" if odd is not None else f"has {len(lines)} lines"
-        raise InputError(f"{flag}: {path} {what}, where {count} names belong, one a line")
+        what = f"has no name in line {odd}" if odd is not None else f"has {counted(len(lines), 'line')}"
+        raise InputError(f"{flag}: {path} {what}, where {counted(count, 'name belongs', 'names belong')}, one a line")
     return np.array(lines, np.bytes_)
 
 
@@ -114,7 +115,7 @@ def _runs(
                 subsample_idx=kept,
             )
             advance(1)
-    return [f"{folder}: {len(masks)} runs"]
+    return [f"{folder}: {counted(len(masks), 'run')}"]
 
 
 def _labels(given: argparse.Namespace, name: str, count: int) -> NDArray[np.int64]:

@@ -38,6 +38,7 @@ from bench.interop.order import Side
 from bench.interop.release_import import refuse_mixed, roles, target, write_spec
 from bench.meta import FORMAT
 from bench.progress import Progress
+from bench.wording import counted, either
 
 SOURCE = "heldout-influence"
 _BLOCK = 250  # runs
@@ -94,7 +95,8 @@ def _make(part: Part, given: argparse.Namespace, progress: Progress) -> list[str
     blocks = [_Block.of(aside, start, part.folders[start : start + _BLOCK]) for start in range(0, n_runs, _BLOCK)]
     known = sum(len(block.folders) for block in blocks if block.told is not None)
     if known:
-        progress.say(f"{known} of {n_runs} runs were read before, and have not changed")
+        were, have = either(known, "was", "were"), either(known, "has", "have")
+        progress.say(f"{known} of {n_runs} runs {were} read before, and {have} not changed")
     what = f"reading ratio {part.ratio:g}"
     with progress.task(what, n_runs, "runs", known) as advance, ThreadPoolExecutor(_THREADS) as pool:
         for block in blocks:
@@ -216,7 +218,9 @@ def _gather(
     ]
     compared = order.checked(given, part.folders[0].parent, sides)
     if m < _FEWEST:
-        raise InputError(f"{part.folders[0].parent} has {m} readable runs, where 1 to fit on and 2 to judge are needed")
+        raise InputError(
+            f"{part.folders[0].parent} has {counted(m, 'readable run')}, where 1 to fit on and 2 to judge are needed"
+        )
     parts = roles(m, given.eval_rows or f"last:{max(2, m // 5)}", given.tune_rows)
     schema: dict[str, tuple[str, tuple[int, ...]]] = {
         "masks": ("bool", (n_train,)),
@@ -266,9 +270,10 @@ def _gather(
         ).keyed()
         atomic.write_text(folder / "meta.json", meta.text())
     gone = len(faults) + sum(last - first for first, last in part.missing)  # of a gap one is counted
-    left_out = f"; {gone} runs are left out (meta.json names them)" if faults else ""
+    left_out = f"; {counted(gone, 'run is', 'runs are')} left out (meta.json says which)" if faults else ""
     return [
-        f"{part.store}: {m} runs × {n_targets} targets of {meta.title}, alpha {part.ratio:g}, correctness{left_out}",
+        f"{part.store}: {m} runs × {counted(n_targets, 'target')} of {meta.title}, alpha {part.ratio:g}, "
+        f"correctness{left_out}",
         f"  rows: {meta.spans}",
         *(f"  {line}" for line in compared),
     ]

@@ -15,6 +15,7 @@ from bench.errors import BenchError, InputError
 from bench.files import NOT_PUBLISHED, Files, data_folders
 from bench.interop import examples
 from bench.interop.examples import PER_CLASS, Examples
+from bench.wording import counted
 
 _FOLDER = re.compile(rb"(?:^|/)(n\d{8})[_/]")
 _NO_CLASSES = "no file tells their classes"
@@ -85,8 +86,8 @@ def _compared_if_here(path: Path, name: str, files: Files, sides: list[Side]) ->
                 return _compared(path, name, known, sides)
             there = len(getattr(known, odd.part))
             return [f"not checked: their order, because there are {odd.size:,} {odd.what}, and {name} has {there:,}"]
-    counted = [_counted(path, name, side) for side in sides if _countable(name, side)]
-    return [*counted, f"not checked: their order against {name}, because {reason}"]
+    told = [_counted(path, name, side) for side in sides if _countable(name, side)]
+    return [*told, f"not checked: their order against {name}, because {reason}"]
 
 
 def _countable(name: str, side: Side) -> bool:
@@ -103,8 +104,9 @@ def _counted(path: Path, name: str, side: Side) -> str:
     counts = np.bincount(side.labels, minlength=classes)
     if len(counts) > classes or (counts != each).any():
         odd = int(np.flatnonzero(counts != each)[0])
+        some = counted(int(counts[odd]), side.what[:-1], form=",")
         raise InputError(
-            f"{path}: class {odd} has {counts[odd]:,} {side.what}, told by {side.how}, and in {name} every class has "
+            f"{path}: class {odd} has {some}, told by {side.how}, and in {name} every class has "
             f"{each:,}: it is another dataset, or damaged"
         )
     return f"checked: each class has {each:,} {side.what}, told by {side.how}, as in {name}"

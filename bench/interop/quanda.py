@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from bench.errors import InputError
+from bench.wording import counted
 
 NAME = "quanda"
 ABOUT = """A folder of explanations, as a quanda benchmark's `explain` writes it:
@@ -54,11 +55,11 @@ def import_(given: argparse.Namespace) -> list[str]:
             raise InputError(f"{path} has shape {list(part.shape)}, where [batch, n_train] is needed")
         if part.shape[1] != parts[0].shape[1]:
             raise InputError(
-                f"{path} is of {part.shape[1]} training examples and {paths[0].name} of {parts[0].shape[1]}"
+                f"{path} is of {counted(part.shape[1], 'training example')} and {paths[0].name} of {parts[0].shape[1]}"
             )
         last = path == paths[-1]
         if len(part) > size or (len(part) < size and not last):
-            raise InputError(f"{path} has {len(part)} rows, and {_CONFIG} says that a batch has {size}")
+            raise InputError(f"{path} has {counted(len(part), 'row')}, and {_CONFIG} says that a batch has {size}")
     read = score_matrix.Read(score_matrix.Stacked(parts), [*paths, source / _CONFIG])
     return score_matrix.import_(given, NAME, read)
 

@@ -15,6 +15,7 @@ from bench.interop import layout
 from bench.interop.arrays import CHUNK_BYTES
 from bench.store import GroundTruth
 from bench.subsets import GROUPS
+from bench.wording import counted
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -89,7 +90,7 @@ def _order(truth: GroundTruth) -> list[str]:
     if truth.imported is not None:
         return truth.imported.order
     assert truth.meta is not None
-    counts = f"{truth.meta.n_train:,} training examples and {truth.meta.n_targets:,} targets"
+    counts = f"{truth.meta.n_train:,} training examples and {counted(truth.meta.n_targets, 'target', form=',')}"
     return [f"note: columns are {counts} of {truth.meta.identity.setting}, in its order; no file says so"]
 
 

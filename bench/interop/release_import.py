@@ -22,6 +22,7 @@ from bench.meta import FORMAT
 from bench.progress import Progress
 from bench.recipes import Output
 from bench.subsets import GROUPS
+from bench.wording import counted, either
 
 _SOURCE = "datamodels-data"
 _KEEP = ("logits", "datamodels")
@@ -163,7 +164,10 @@ def judges(n_rows: int, eval_rows: str) -> Roles:
     """
     where, judging = parse_eval_rows(eval_rows)
     if judging > n_rows:
-        raise BenchError(f"--eval-rows is {eval_rows}, and there are {n_rows} rows in all: ask for fewer")
+        raise BenchError(
+            f"--eval-rows is {eval_rows}, and there {either(n_rows, 'is', 'are')} {counted(n_rows, 'row')} in all: "
+            "ask for fewer"
+        )
     return Roles((0, 0), (0, 0), (n_rows - judging, n_rows) if where == "last" else (0, judging))
 
 
@@ -178,7 +182,7 @@ def refuse_mixed(masks: Path, first_of: Mapping[int, int], parts: Roles) -> None
     mixed = [(row, first) for row, first in first_of.items() if group_of[row] != group_of[first]]
     if mixed:
         row, first = mixed[0]
-        more = f" (and {len(mixed) - 1} more such rows)" if len(mixed) > 1 else ""
+        more = f" (and {counted(len(mixed) - 1, 'more such row')})" if len(mixed) > 1 else ""
         raise InputError(
             f"{masks}: {group_of[row]} row {row} has the same mask as {group_of[first]} row {first}"
             f"{more}; fit, tune and eval rows must not mix, so choose others with --eval-rows and --tune-rows"
@@ -208,19 +212,19 @@ class _Files(NamedTuple):
         for kind, array in found.items():
             if len(array) != len(masks):
                 raise InputError(
-                    f"{paths['masks']} has {len(masks)} rows and {paths[kind]} has {len(array)}, and both must have "
-                    "one per model: one of them is cut off, or of another alpha"
+                    f"{paths['masks']} has {counted(len(masks), 'row')} and {paths[kind]} has {len(array)}, and both "
+                    "must have one per model: one of them is cut off, or of another alpha"
                 )
             if split == "train" and array.shape[1] != masks.shape[1]:
                 raise InputError(
-                    f"{paths[kind]} has {array.shape[1]} targets and {paths['masks']} {masks.shape[1]} training "
-                    "examples, which with --split train are the same"
+                    f"{paths[kind]} has {counted(array.shape[1], 'target')} and {paths['masks']} {masks.shape[1]} "
+                    "training examples, which with --split train are the same"
                 )
         made = cls(masks, found.get("margins"), found.get("logits"))
         if made.margins is not None and made.logits is not None and made.margins.shape != made.logits.shape[:2]:
             raise InputError(
-                f"{paths['margins']} has {made.margins.shape[1]} targets and {paths['logits']} {made.logits.shape[1]}: "
-                "one of them is of another split"
+                f"{paths['margins']} has {counted(made.margins.shape[1], 'target')} and {paths['logits']} "
+                f"{made.logits.shape[1]}: one of them is of another split"
             )
         return made
 
@@ -293,8 +297,8 @@ class _Import(NamedTuple):
         }
         how.setdefault("margins.npy", f"made of {self.paths.get('logits')}")
         return [
-            f"{self.store}: {n_rows} rows × {meta.n_targets} targets of {meta.title}, alpha {meta.alpha:g}, "
-            f"{meta.output} margins",
+            f"{self.store}: {counted(n_rows, 'row')} × {counted(meta.n_targets, 'target')} of {meta.title}, alpha "
+            f"{meta.alpha:g}, {meta.output} margins",
             f"  rows: {meta.spans}",
             *(f"  {name}: {text}" for name, text in how.items()),
             *(f"  {line}" for line in meta.order),

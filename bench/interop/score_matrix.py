@@ -23,6 +23,7 @@ from bench.errors import BenchError, InputError
 from bench.imported import Origin
 from bench.interop import options
 from bench.interop.torch_zip import BF16, widened
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.store import GroundTruth
@@ -237,7 +238,7 @@ def import_(given: argparse.Namespace, name: str, read: Read) -> list[str]:
 
 
 def _others(count: int) -> str:
-    return f" and {count - 1} more files" if count > 1 else ""
+    return f" and {counted(count - 1, 'more file')}" if count > 1 else ""
 
 
 def _fits(store: Path, path: Path, shape: tuple[int, ...], orientation: str, *, fixed: bool) -> None:
@@ -251,12 +252,12 @@ def _fits(store: Path, path: Path, shape: tuple[int, ...], orientation: str, *, 
         other = next(one for one in options.ORIENTATIONS if one != orientation)
         advice = "transpose the file" if fixed else f"add --orientation {other}"
         raise InputError(
-            f"{path} looks transposed: read as {orientation} it is of {shape[0]} examples and {shape[1]} targets, and "
-            f"{store} of {wanted[0]} and {wanted[1]}; {advice}"
+            f"{path} looks transposed: read as {orientation} it is of {counted(shape[0], 'example')} and "
+            f"{counted(shape[1], 'target')}, and {store} of {wanted[0]} and {wanted[1]}; {advice}"
         )
     raise InputError(
-        f"{path} is of {shape[0]} examples and {shape[1]} targets (read as {orientation}), and {store} of {wanted[0]} "
-        f"and {wanted[1]}: are they of another dataset?"
+        f"{path} is of {counted(shape[0], 'example')} and {counted(shape[1], 'target')} (read as {orientation}), and "
+        f"{store} of {wanted[0]} and {wanted[1]}: are they of another dataset?"
     )
 
 

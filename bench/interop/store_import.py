@@ -18,6 +18,7 @@ from bench.interop import order, release_import, score_matrix
 from bench.interop.order import Side
 from bench.interop.torch_zip import widened
 from bench.meta import FORMAT
+from bench.wording import counted, either
 
 Array = NDArray[Any]
 
@@ -108,8 +109,8 @@ def import_(given: argparse.Namespace, name: str, truth: Truth) -> list[str]:
         ).keyed()
         atomic.write_text(folder / "meta.json", meta.text())
     return [
-        f"{store}: {n_rows} rows × {meta.n_targets} targets of {meta.title}, {n_train} training examples, alpha "
-        f"{meta.alpha:g}, {meta.measured}",
+        f"{store}: {n_rows} rows × {counted(meta.n_targets, 'target')} of {meta.title}, {n_train} training examples, "
+        f"alpha {meta.alpha:g}, {meta.measured}",
         f"  rows: {meta.spans}",
         *(f"  {stamp}" for stamp in meta.stamps),
         *(f"  {line}" for line in compared),
@@ -179,7 +180,8 @@ def _checked(truth: Truth) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         elif masks.shape[1] == len(outputs):
             hint = f"{where.name} looks transposed"
         raise InputError(
-            f"{where} has {len(masks)} rows and {path} has {len(outputs)}, and both must have one per subset: {hint}"
+            f"{where} has {counted(len(masks), 'row')} and {path} has {len(outputs)}, and both must have one per "
+            f"subset: {hint}"
         )
     kept = masks.sum(1)
     odd = np.flatnonzero((kept == 0) | (kept == masks.shape[1]))
@@ -219,7 +221,10 @@ def _roles(given: argparse.Namespace, n_rows: int, notes: list[str]) -> tuple[Ro
     eval_rows = given.eval_rows
     if eval_rows is None:
         if n_rows < 4:
-            raise InputError(f"there are {n_rows} subsets: with fewer than 4 there are not 2 to fit on and 2 to rank")
+            raise InputError(
+                f"there {either(n_rows, 'is', 'are')} {counted(n_rows, 'subset')}: with fewer than 4 there are not 2 "
+                "to fit on and 2 to rank"
+            )
         eval_rows = f"last:{n_rows // 2}"
         notes = [*notes, _UNSAID.format(n_rows // 2)]
     return release_import.roles(n_rows, eval_rows, given.tune_rows), False, notes

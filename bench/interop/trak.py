@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, InputError
+from bench.wording import counted
 
 NAME = "trak"
 ABOUT = """A TRAKer's save_dir, or one of its score files:
@@ -49,7 +50,8 @@ def import_(given: argparse.Namespace) -> list[str]:
     if values.ndim == 2 and n_train is not None and len(values) != n_train:
         turned = "; it looks transposed" if values.shape[1] == n_train else ""
         raise InputError(
-            f"{path} has {len(values)} rows, and metadata.json says that there are {n_train} training examples{turned}"
+            f"{path} has {counted(len(values), 'row')}, and metadata.json says that the training set has "
+            f"{n_train}{turned}"
         )
     experiments = source / "experiments.json"
     if experiments.exists() or experiments.is_symlink():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench import atomic
 from bench.curve_plot import RC, SOFT
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ def figure(made: Removal) -> Figure:
     drawn = Figure(figsize=(_WIDTH, _HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05, wspace=0.05))
     what = (
         f"{made.setting}, {made.n_train:,} training and {made.n_targets:,} test examples; memorization from "
-        f"{made.runs:,} models, α = {made.alpha:g}; {made.seeds} seeds per point"
+        f"{made.runs:,} models, α = {made.alpha:g}; {counted(made.seeds, 'seed')} per point"
     )
     drawn.suptitle(what, x=0.01, ha="left", fontsize=8.5, color=SOFT)
     left, right = drawn.subplots(1, 2)

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from bench.tables.text import Grid
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.removal.document import Estimate, Removal
@@ -45,8 +46,8 @@ def caption(made: Removal) -> list[str]:
     limit = format(told["limit"], "g")
     what = "correctness" if made.outputs == "train_correct" else "margins"
     return [
-        f"{made.setting}: {made.seeds} seeds each, without the most memorized of {made.n_train:,} training examples "
-        f"and without random ones; {made.n_targets:,} test examples.",
+        f"{made.setting}: {counted(made.seeds, 'seed')} each, without the most memorized of {made.n_train:,} training "
+        f"examples and without random ones; {counted(made.n_targets, 'test example', form=',')}.",
         f"Memorization of {what}, from {made.runs:,} models (α = {made.alpha:g}): {told['near_zero']:.1%} within "
         f"±{told['near']:g} of 0; median {told['median']:.3f}, 95% {told['q95']:.3f}, 99% {told['q99']:.3f}, largest "
         f"{told['max']:.3f}; {told['above']} from {limit} on, {told['below']} from −{limit} down (median standard "

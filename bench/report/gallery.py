@@ -12,6 +12,7 @@ import numpy as np
 from bench import hashing
 from bench.report.images import Pixels, Sheet
 from bench.report.markup import printable
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,7 +139,7 @@ def gather(
         return "no examples were asked for (--targets 0)"
     if (data.n_train, data.n_targets) != (board.n_train, board.n_targets):
         there = f"these are {data.n_train} × {data.n_targets}"
-        return f"the run is of {board.n_train} training examples × {board.n_targets} targets, and {there}"
+        return f"the run is of {board.n_train} training examples × {counted(board.n_targets, 'target')}, and {there}"
     if "data" not in board.hashes:
         return "the leaderboard does not say by a hash which examples it is of"
     if board.hashes["data"] != hashing.data(data):

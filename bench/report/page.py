@@ -11,6 +11,7 @@ import msgspec
 from bench import tables
 from bench.report import breakdown, plots, provenance, svg, table
 from bench.report.markup import figure, json, number, section, source_hash, text
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,7 @@ def _figures(board: Leaderboard) -> str:
         best = rows[0]
         tied = [row for row in rows if row.lds == best.lds]
         alike = [row for row in rows[1:] if best.group and row.group and set(best.group) & set(row.group)]
-        also = f"; not told apart from {len(alike)} other{'s' if len(alike) > 1 else ''}" if alike else ""
+        also = f"; not told apart from {counted(len(alike), 'other')}" if alike else ""
         name = best.name if len(tied) == 1 else f"{best.name} and {len(tied) - 1} more"
         shown.append((tables.lds(best.lds), "best LDS", f"{name}{also}"))
         if best.of_ceiling is not None and best.of_ceiling.value > 0:
@@ -182,8 +183,9 @@ def _learning(curve: Curve | str) -> str:
     return figure(
         drawn,
         f"How good datamodels, which are fitted on trained models, get as more models are trained: where the line is "
-        f"flat, more would not help. Judged on {curve.tune_rows:,} tune rows of one seed each, which are noisier than "
-        "what judges the table, so these numbers are lower than there. The band is the 95% interval.",
+        f"flat, more would not help. Judged on {counted(curve.tune_rows, 'tune row', form=',')} of one seed each, "
+        "which are noisier than what judges the table, so these numbers are lower than there. The band is the 95% "
+        "interval.",
     )
 
 
@@ -196,8 +198,8 @@ def _examples(gallery: Gallery | str) -> str:
     )
     if len(gallery.targets) < gallery.n_targets:
         said += (
-            f" {len(gallery.targets):,} of {gallery.n_targets:,} targets are in this file, spread evenly, and those on "
-            "which a method does best and worst."
+            f" {len(gallery.targets):,} of {gallery.n_targets:,} targets {either(len(gallery.targets), 'is', 'are')} "
+            "in this file, spread evenly, and those on which a method does best and worst."
         )
     missing = "".join(f"<li>{text(name)}: {text(why)}</li>" for name, why in gallery.missing.items())
     return f"""<p class="soft">{said}</p>

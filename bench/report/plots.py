@@ -13,6 +13,7 @@ from bench.report import markup, svg
 from bench.report.labels import placed, shortened
 from bench.results import Row
 from bench.tables import efficiency
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -233,7 +234,7 @@ def _histogram(
     below = float((finite < 0).mean())
     low, middle, high = (markup.number(value, 2) for value in values[1:4])
     said = f"median {middle}, middle half {low} to {high}, {_percent(below)} below 0"
-    title = f"Histogram of the LDS of {len(finite):,} targets, {row.name}"
+    title = f"Histogram of the LDS of {counted(len(finite), 'target', form=',')}, {row.name}"
     drawn = svg.inline(made, name, title, said)
     return f"<figure><figcaption><b>{markup.text(row.name)}</b> {said}</figcaption>{drawn}</figure>"
 

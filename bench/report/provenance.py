@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from bench.report.markup import text
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard
@@ -18,11 +19,11 @@ def box(board: Leaderboard) -> str:
     """Everything of the leaderboard that says how it was made."""
     rows = board.rows
     counts = {
-        "fit": f"{rows.fit:,} models, which methods may learn from",
-        "tune": f"{rows.tune:,} models, for choosing hyper-parameters",
+        "fit": f"{counted(rows.fit, 'model', form=',')}, which methods may learn from",
+        "tune": f"{counted(rows.tune, 'model', form=',')}, for choosing hyper-parameters",
         "eval": f"{rows.eval:,} models of {rows.eval // rows.repeats:,} subsets, which judge",
         "seeds per eval subset": str(rows.repeats),
-        "diverged": f"{rows.diverged:,} models, left out",
+        "diverged": f"{counted(rows.diverged, 'model', form=',')}, left out",
     }
     asked = {
         "setting": board.setting,
@@ -31,7 +32,7 @@ def box(board: Leaderboard) -> str:
         "root seed": str(board.seed),
         "protocol": f"{board.protocol}: "
         + ("every subset model has a seed of its own" if board.protocol == "expectation" else _SINGLE_MODEL),
-        "sizes": f"{board.n_train:,} training examples × {board.n_targets:,} targets",
+        "sizes": f"{board.n_train:,} training examples × {counted(board.n_targets, 'target', form=',')}",
     }
     hashes = {**board.hashes, "ground truth": board.ground_truth.get("key", "")}
     parts = [

@@ -10,6 +10,7 @@ from bench import tables
 from bench.report.markup import breakable, number, scroller, text
 from bench.results import Row
 from bench.tables import tuning
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard
@@ -74,7 +75,6 @@ def ranked(board: Leaderboard) -> str:
     head = "".join(_head(column, scale) for column in _COLUMNS)
     body = "\n".join(_row(row, board, scale, at) for at, row in enumerate(board.methods))
     count = len(board.methods)
-    counted = "1 method" if count == 1 else f"{count} methods"
     caption = "Methods, best first. The button of a column sorts by it."
     made = (
         f'<table id="ranking-table"><caption class="hidden">{caption}</caption>'
@@ -83,7 +83,7 @@ def ranked(board: Leaderboard) -> str:
     return (
         '<p class="tools script-only"><label for="filter">Filter methods</label> '
         '<input id="filter" type="search" autocomplete="off" spellcheck="false"> '
-        f'<span id="filter-count" role="status" aria-live="polite">{count} of {counted}</span></p>'
+        f'<span id="filter-count" role="status" aria-live="polite">{count} of {counted(count, "method")}</span></p>'
         + scroller(made, "Ranked methods, table")
         + _legend(board)
     )
@@ -274,7 +274,8 @@ def pairs(board: Leaderboard) -> str:
     )
     apart = sum(pair.p_holm < 0.05 for pair in board.pairs)
     return (
-        f"<details><summary>Every two methods compared: {apart} of {len(board.pairs)} pairs can be told apart</summary>"
+        f"<details><summary>Every two methods compared: {apart} of {counted(len(board.pairs), 'pair')} can be told "
+        "apart</summary>"
         '<p class="soft">On the same subsets and targets, so that what they share cancels. The corrected p-value is '
         f"Holm's, for all these comparisons at once.</p>{scroller(made, 'Every two methods compared, table')}</details>"
     )

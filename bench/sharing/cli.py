@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.wording import counted
 
 _URLS = """URL is a path, or what fsspec reads: file://, s3://BUCKET/FOLDER (pip install 'ldsbench[share-s3]'),
 hf://buckets/OWNER/NAME/FOLDER or hf://datasets/OWNER/NAME/FOLDER (pip install 'ldsbench[share-hf]'), and others.
@@ -85,7 +86,10 @@ def push(given: argparse.Namespace) -> int:
         _print_json(found)
         return 0
     print(f"{found.url}: {_what(found)}")
-    print(f"  {_count(found.sent, 'part')} of {found.parts} sent, {found.bytes_sent:,} of {found.bytes:,} bytes")
+    print(
+        f"  {counted(found.sent, 'part', form=',')} of {found.parts} sent, {found.bytes_sent:,} of {found.bytes:,} "
+        "bytes"
+    )
     return 0
 
 
@@ -105,7 +109,10 @@ def pull(given: argparse.Namespace) -> int:
     if not found.files:
         print("  nothing that the URL holds was wanting")
         return 0
-    print(f"  {_count(found.files, 'file')} added, {found.bytes:,} bytes, of which {found.bytes_fetched:,} came now")
+    print(
+        f"  {counted(found.files, 'file', form=',')} added, {found.bytes:,} bytes, of which {found.bytes_fetched:,} "
+        "came now"
+    )
     if not found.whole:
         print("  the same bench train command trains what is missing, and gathers the arrays")
     return 0
@@ -121,12 +128,8 @@ def _options(given: argparse.Namespace) -> dict[str, Any]:
 
 def _what(found: Any) -> str:
     if found.whole:
-        return f"{found.title}, whole: {found.rows:,} rows"
-    return f"{found.title}, not whole: blocks of {found.held:,} of {found.rows:,} rows"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'s' * (number != 1)}"
+        return f"{found.title}, whole: {counted(found.rows, 'row', form=',')}"
+    return f"{found.title}, not whole: blocks of {found.held:,} of {counted(found.rows, 'row', form=',')}"
 
 
 def _print_json(value: Any) -> None:

@@ -21,6 +21,7 @@ from bench.progress import Progress
 from bench.sharing import local, transfer
 from bench.sharing.manifest import RECORDS, Chosen, Entry, Part, choose, covered
 from bench.sharing.remote import DamagedError, Remote
+from bench.wording import counted
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -155,7 +156,8 @@ def _of_whole(folder: Path, here: local.Local, chosen: Chosen, lacking: dict[str
     record = RECORDS.get(chosen.kind, "spec.json")
     if record in lacking and (folder / record).exists() and here.whole and here.rows >= chosen.rows:
         raise BenchError(
-            f"{folder} is whole, with {here.rows} rows, and was not made of what {url} holds: name another folder"
+            f"{folder} is whole, with {counted(here.rows, 'row')}, and was not made of what {url} holds: name another "
+            "folder"
         )
     for path in sorted((folder / "blocks").glob("rows-*.npz")):
         name = f"blocks/{path.name}"

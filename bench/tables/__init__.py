@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.tables import efficiency, tuning
 from bench.tables.text import Grid, aligned, interval, lds, p_value, piped, seconds, share
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard, Row
@@ -71,11 +72,11 @@ def caption(board: Leaderboard) -> list[str]:
     per_seed = "one seed" if rows.repeats == 1 else f"{rows.repeats} seeds"
     lines = [
         f"{board.setting}: LDS on {subsets} held-out subsets × {per_seed} (protocol {board.protocol}, "
-        f"α = {board.alpha:g}, {board.output} margin, {board.n_train} train × {board.n_targets} targets); "
+        f"α = {board.alpha:g}, {board.output} margin, {board.n_train} train × {counted(board.n_targets, 'target')}); "
         f"{rows.fit} fit and {rows.tune} tune rows.",
     ]
     if rows.diverged:
-        lines.append(f"{rows.diverged} models diverged and are left out.")
+        lines.append(f"{counted(rows.diverged, 'model diverged and is', 'models diverged and are')} left out.")
     if board.ceiling is not None:
         lines.append(f"Noise ceiling: {lds(board.ceiling.lds)} {interval(board.ceiling.ci)}.")
     elif board.why_no_ceiling:
@@ -103,7 +104,7 @@ def footnotes(board: Leaderboard) -> list[str]:
     tied = sorted({row.n_tied for row in board.methods if row.lds is not None})
     if tied and tied[-1]:
         count = f"{tied[0]}–{tied[-1]}" if len(tied) > 1 else f"{tied[0]}"
-        notes.append(f"{count} of {board.n_targets} targets have ties (average ranks)")
+        notes.append(f"{count} of {board.n_targets} targets {'has' if tied == [1] else 'have'} ties (average ranks)")
     views = [text for text in (tuning.sentence(board), efficiency.sentence(board)) if text]
     return [*_legend(board), *views, *notes]
 
@@ -140,7 +141,7 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
     if row.reason:
         yield f"{row.status}: {row.reason}" if row.status != "ok" else row.reason
     if row.n_excluded:
-        yield f"{row.n_excluded} of {n_targets} targets are excluded (no correlation)"
+        yield f"{row.n_excluded} of {n_targets} targets {either(row.n_excluded, 'is', 'are')} excluded (no correlation)"
     if row.lds is not None and row.lds < _SIGN and row.p_value is None:  # else a note says it of every one below chance
         yield "strongly negative: are its scores of the opposite sign?"
     yield from map(tuning.said, row.searches)

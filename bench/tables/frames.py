@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.errors import BenchError, InputError
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +206,7 @@ def _columns(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
     for number, line in enumerate(lines, 2):
         if len(line) != len(header):
             raise InputError(
-                f"{path} cannot be read: row {number} has {len(line)} values and the header {len(header)}; "
+                f"{path} cannot be read: row {number} has {counted(len(line), 'value')} and the header {len(header)}; "
                 "run the same command again"
             )
     return header, [(name, [line[i] for line in lines]) for i, name in enumerate(header)]
