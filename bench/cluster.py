@@ -19,6 +19,7 @@ from bench import atomic, blocks, datasets, launch, runner, store, submit
 from bench.errors import BenchError
 from bench.progress import Progress
 from bench.shards import Array
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     import submitit
@@ -79,7 +80,10 @@ def train(options: runner.Options, folder: Path, array: Array, workers: int | No
     if array.detach and (jobs.waiting or jobs.running):
         jobs.submit()
         if jobs.waiting:
-            progress.say(f"{len(jobs.waiting)} shards wait until {array.parallelism} or fewer jobs are in the queue")
+            progress.say(
+                f"{counted(len(jobs.waiting), 'shard waits', 'shards wait')} until {array.parallelism} or fewer jobs "
+                "are in the queue"
+            )
         return None
     jobs.finish()
     return _gather(jobs, request, folder, progress)
@@ -92,7 +96,7 @@ def _gather(jobs: _Jobs, request: Request, folder: Path, progress: Progress) -> 
         time.sleep(_POLL_S)
     if missing := jobs.missing():
         rows = sum(missing.values())
-        raise BenchError(f"{folder} lacks {rows} rows after every job has ended: run the same command again")
+        raise BenchError(f"{folder} lacks {counted(rows, 'row')} after every job has ended: run the same command again")
     try:
         launch.device_kind(request.device)
     except BenchError:
@@ -188,12 +192,19 @@ class _Jobs:
             other = "other settings, data or code" if earlier.key != self.key else f"--shards {earlier.shards}"
             ids = " ".join(sorted({name.partition("_")[0] for name in alive.values()}))
             raise BenchError(
-                f"{self.folder} has {len(alive)} jobs in the queue that were submitted with {other}: "
+                f"{self.folder} has {counted(len(alive), 'job')} in the queue that {either(len(alive), 'was', 'were')} "
+                f"submitted with {other}: "
                 f"wait for them, or end them by scancel {ids}"
             )
         self.running = {shard: submit.taken_up(self.logs, name) for shard, name in alive.items()}
         self._alive.update(alive.values())
-        self.progress.say(f"{len(alive)} jobs that were submitted before are still in the queue")
+        self.progress.say(
+            counted(
+                len(alive),
+                "job that was submitted before is still in the queue",
+                "jobs that were submitted before are still in the queue",
+            )
+        )
 
     def submit(self) -> None:
         """Submit what waits: all of it as one array, which SLURM keeps to its limit, or else what there is room for.
@@ -214,7 +225,7 @@ class _Jobs:
         self.waiting = [shard for shard in self.waiting if shard not in self.running]
         self._record()
         ids = ", ".join(submit.arrays(made))
-        self.progress.say(f"submitted {len(made)} of {self.array.shards} shards: job {ids}")
+        self.progress.say(f"submitted {len(made)} of {counted(self.array.shards, 'shard')}: job {ids}")
 
     def finish(self) -> None:
         """Until no shard waits or runs.
@@ -224,18 +235,18 @@ class _Jobs:
         """
         if not (self.waiting or self.running):
             return
-        what = f"training {self.request.setting.name} in {self.array.shards} shards"
-        counted = self.done()
+        what = f"training {self.request.setting.name} in {counted(self.array.shards, 'shard')}"
+        done = self.done()
         try:
-            with self.progress.task(what, self.n_rows, "models", counted) as advance:
+            with self.progress.task(what, self.n_rows, "models", done) as advance:
                 while self.waiting or self.running:
                     self.submit()
                     time.sleep(_POLL_S if self.slurm else _POLL_S / 10)
                     self.look()
                     self._collect()
                     now = self.done()
-                    advance(now - counted)
-                    counted = now
+                    advance(now - done)
+                    done = now
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -248,7 +259,7 @@ class _Jobs:
         jobs = list(self.running.values())
         submit.cancel(self.array, jobs)
         if jobs:
-            self.progress.say(f"cancelled {len(jobs)} jobs")
+            self.progress.say(f"cancelled {counted(len(jobs), 'job')}")
         self.running = {}
         self._record()
 

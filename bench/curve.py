@@ -28,6 +28,7 @@ from bench.ridge import fit_least_squares, fit_ridge
 from bench.scorer import MarginRanks, lds
 from bench.store import GroundTruth, Rows
 from bench.task import Access
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -209,7 +210,9 @@ def _estimators(names: Sequence[str]) -> list[str]:
 def _counts(rows: Sequence[int] | None, n_fit: int, path: Path) -> list[int]:
     """The numbers of fit rows, ascending, each once."""
     if n_fit < FEWEST_ROWS:
-        raise InputError(f"{path} has {n_fit} fit rows, and datamodels need at least {FEWEST_ROWS}: train more models")
+        raise InputError(
+            f"{path} has {counted(n_fit, 'fit row')}, and datamodels need at least {FEWEST_ROWS}: train more models"
+        )
     if rows is None:
         spread = np.geomspace(max(min(2 * FEWEST_ROWS, n_fit), n_fit / 2 ** (_N_POINTS - 1)), n_fit, _N_POINTS)
         return sorted({*(int(float(f"{value:.2g}")) for value in spread[:-1] if value < n_fit), n_fit})
@@ -219,7 +222,9 @@ def _counts(rows: Sequence[int] | None, n_fit: int, path: Path) -> list[int]:
         if not isinstance(count, int | np.integer) or count < FEWEST_ROWS:
             raise InputError(f"--rows has {count!r}: datamodels need whole numbers of fit rows, at least {FEWEST_ROWS}")
         if count > n_fit:
-            raise InputError(f"--rows has {count}, and {path} has {n_fit} fit rows: ask for fewer or train more models")
+            raise InputError(
+                f"--rows has {count}, and {path} has {counted(n_fit, 'fit row')}: ask for fewer or train more models"
+            )
     return sorted({int(count) for count in rows})
 
 
@@ -248,8 +253,8 @@ class _Judge:
         subsets = len(np.unique(rows.subset))
         if subsets < _FEWEST_SUBSETS:
             raise InputError(
-                f"{path} has {subsets} distinct tune subsets, and judging the curve takes at least {_FEWEST_SUBSETS}: "
-                "train more models, or with more --tune-rows"
+                f"{path} has {counted(subsets, 'distinct tune subset')}, and judging the curve takes at least "
+                f"{_FEWEST_SUBSETS}: train more models, or with more --tune-rows"
             )
         return cls(rows, MarginRanks.of(rows.margins), subsets)
 

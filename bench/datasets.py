@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bench import _plugins
 from bench.errors import BenchError, InputError, nearest
 from bench.recipes import Architecture, Augmentation, Evidence, Recipe
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,7 +100,9 @@ class Data:
             shape = f"(channels, height, width) of {self.train_x[0].size} numbers"
             raise InputError(f"image of a dataset must be {shape}, and it is {self.image!r:.100}")
         if self.class_names and len(self.class_names) != self.n_classes:
-            raise InputError(f"class_names of a dataset has {len(self.class_names)} names for {self.n_classes} classes")
+            raise InputError(
+                f"class_names of a dataset has {counted(len(self.class_names), 'name')} for {self.n_classes} classes"
+            )
 
     @property
     def n_train(self) -> int:

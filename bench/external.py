@@ -18,6 +18,7 @@ import numpy as np
 from bench import atomic, blocks, external_worker, hashing, schema, store
 from bench.errors import BenchError, MethodError
 from bench.external_worker import Job, Row, Worker
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -116,7 +117,7 @@ class Made(NamedTuple):
         """
         if self.failed:
             row, why = min(self.failed.items())
-            others = f" (and {len(self.failed) - 1} others)" if len(self.failed) > 1 else ""
+            others = f" (and {counted(len(self.failed) - 1, 'other')})" if len(self.failed) > 1 else ""
             kept = "; _completed.npy says which rows the store holds" if self.gathered else ""
             raise MethodError(f"row {row}{others} failed: {why}{kept}; the same command tries again what failed")
 
@@ -331,7 +332,7 @@ def status(folder: Path, who: Identity) -> list[str]:
     done = sum(block.stop - block.start for block in found.good)
     told = [
         f"rows of the worker {who.worker}: {', '.join(who.arrays)}",
-        f"rows: {done} done, in {len(found.good)} blocks",
+        f"rows: {done} done, in {counted(len(found.good), 'block')}",
     ]
     if done:
         told.append(f"speed: {sum(block.seconds for block in found.good) / done:.3g} s per row and worker")
@@ -353,7 +354,10 @@ def verify(folder: Path) -> list[str] | None:
         return [*wrong, str(error)]
     missing = _missing(found, spec.n_rows)
     if missing:
-        wrong.append(f"{len(missing)} of {spec.n_rows} rows are not made, the first is row {missing[0]}")
+        wrong.append(
+            f"{len(missing)} of {spec.n_rows} rows {either(len(missing), 'is', 'are')} not made, the first is row "
+            f"{missing[0]}"
+        )
     if record.origin != _origin(spec, [header for header in found.good if header.start < spec.n_rows]):
         wrong.append("the arrays were gathered from other blocks than there are")
     return wrong

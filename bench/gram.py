@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import InputError
+from bench.wording import counted, either
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -372,7 +373,10 @@ def _check_range(margins: Any, step: int) -> None:
             f"NaN, infinite or as large as {large:.3g}",
             f"drop those rows, or scale margins below {_LARGEST}",
         )
-    raise InputError(f"{name}: {count} values are {what}, in row{'s' if len(wrong) > 1 else ''} {shown}; {advice}.")
+    raise InputError(
+        f"{name}: {counted(count, 'value is', 'values are')} {what}, in {either(len(wrong), 'row', 'rows')} {shown}; "
+        f"{advice}."
+    )
 
 
 def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], int]:
@@ -382,12 +386,15 @@ def _check_shapes(masks: Any, margins: Any) -> tuple[tuple[int, int], int]:
             raise InputError(f"{name} has shape {shape}; give a non-empty matrix with one row per trained model.")
     if len(masks) != len(margins):
         raise InputError(
-            f"masks has {len(masks)} rows and margins {len(margins)}; give one row per trained model in both."
+            f"masks has {counted(len(masks), 'row')} and margins {len(margins)}; give one row per trained model in "
+            "both."
         )
     kind = on_host(margins[:1]).dtype
     if kind.kind not in "fiu":
         raise InputError(f"margins has dtype {kind}; give real numbers (float32).")
     m, n = np.shape(masks)
     if m < MIN_ROWS:
-        raise InputError(f"masks has {m} rows; a datamodel takes at least {MIN_ROWS} trained models, better thousands.")
+        raise InputError(
+            f"masks has {counted(m, 'row')}; a datamodel takes at least {MIN_ROWS} trained models, better thousands."
+        )
     return (m, n), int(np.shape(margins)[1])

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from bench.errors import InputError
 from bench.gram import Design, Index
+from bench.wording import counted
 
 
 def whole(name: str, value: object) -> int:
@@ -64,7 +65,10 @@ def held_out(design: Design, validation: float, folds: int, seed: int, groups: A
     check_split(validation, folds, seed)
     group = design.groups() if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1].reshape(-1)
     if len(group) != design.m:
-        raise InputError(f"groups has {len(group)} entries and masks {design.m} rows; give one per row.")
+        raise InputError(
+            f"groups has {counted(len(group), 'entry', 'entries')} and masks {counted(design.m, 'row')}; give one per "
+            "row."
+        )
     distinct = int(group.max()) + 1
     if distinct < max(folds, 3):
         what = "distinct rows" if groups is None else "distinct groups"

@@ -54,6 +54,7 @@ from bench.lasso_solver import settled
 from bench.moments_torch import moments
 from bench.slabs_torch import in_slabs
 from bench.sources_torch import HostSource, Source, TensorSource, chunk_rows
+from bench.wording import counted
 
 __all__ = ["HostSource", "Solution", "Source", "TensorSource", "fit"]
 
@@ -214,7 +215,7 @@ def fit(
 
 def _check_parts(label: NDArray[np.int64], m: int, n_parts: int) -> None:
     if label.shape != (m,):
-        raise InputError(f"part has shape {label.shape} and masks {m} rows; give one part per row.")
+        raise InputError(f"part has shape {label.shape} and masks {counted(m, 'row')}; give one part per row.")
     sizes = np.array([np.count_nonzero(label == p) for p in range(n_parts)])
     if n_parts < 1 or not sizes.all() or sizes.max() == m or sizes.sum() + np.count_nonzero(label == -1) != m:
         raise InputError(

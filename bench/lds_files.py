@@ -14,6 +14,7 @@ from bench.errors import InputError
 from bench.imported import LEAK
 from bench.scorer import lds
 from bench.store import GroundTruth
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,8 +122,8 @@ def _of_targets(asked: Asked, scores: NDArray[Any], margins: NDArray[Any]) -> tu
         scores = scores[:, chosen]
     elif scores.shape[1] != count:
         raise InputError(
-            f"{asked.scores} has {scores.shape[1]} columns, and --targets {asked.targets} takes {count} of "
-            f"{margins.shape[1]} targets: give scores of these or of all"
+            f"{asked.scores} has {counted(scores.shape[1], 'column')}, and --targets {asked.targets} takes {count} of "
+            f"{counted(margins.shape[1], 'target')}: give scores of these or of all"
         )
     return scores, margins[:, chosen]
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import InputError
+from bench.wording import counted
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -77,7 +78,9 @@ def own(masks: Any, train_outputs: Any) -> Own:
     """
     m, n = _sizes(masks, train_outputs, "train_outputs")
     if train_outputs.shape[1] != n:
-        raise InputError(f"train_outputs has {train_outputs.shape[1]} columns and masks {n}; both count train examples")
+        raise InputError(
+            f"train_outputs has {counted(train_outputs.shape[1], 'column')} and masks {n}; both count train examples"
+        )
     count, mean, squares = np.zeros((2, n), np.int64), np.zeros((2, n)), np.zeros((2, n))
     for _, kept, values in _chunks(masks, train_outputs, m):
         for side, where in enumerate((kept, ~kept)):

@@ -13,6 +13,7 @@ from bench.errors import InputError
 from bench.recipes import Output
 from bench.recorded import Dtype, Extra, Recorded
 from bench.subsets import Protocol, Sampling
+from bench.wording import counted
 
 FORMAT = 1
 ASKED = "asked.json"
@@ -99,7 +100,8 @@ class Identity(msgspec.Struct, frozen=True):
 def _show(value: object) -> str:
     if isinstance(value, PlanMeta):
         only = ", for judging only" if value.judge_only else ""
-        return f"{value.repeats} repeats, {value.eval_subsets} eval subsets, {value.tune_rows} tune rows{only}"
+        sizes = {"repeat": value.repeats, "eval subset": value.eval_subsets, "tune row": value.tune_rows}
+        return ", ".join(counted(size, what) for what, size in sizes.items()) + only
     return repr(value)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from bench.errors import BenchError, InputError
 from bench.gram_torch import Moments, padded, row_blocks, slices, tf32
 from bench.sources_torch import Source
+from bench.wording import counted
 
 _BLOCK = 8192  # columns of a block of counts
 _WIDE = 4096  # train examples, and targets, of a block of cross products
@@ -180,8 +181,8 @@ def _check_finite(every: Iterable[Moments]) -> None:
     bad = torch.stack([~torch.isfinite(sums.square) for sums in every]).any(0)
     if bool(bad.any()):
         raise InputError(
-            f"margins of {int(bad.sum())} targets are NaN, infinite or too large to square in some row, the first of"
-            f" target {int(bad.int().argmax())}; retrain those rows or drop them."
+            f"margins of {counted(int(bad.sum()), 'target')} are NaN, infinite or too large to square in some row, the "
+            f"first of target {int(bad.int().argmax())}; retrain those rows or drop them."
         )
 
 

@@ -19,6 +19,7 @@ from bench.errors import BenchError, InputError
 from bench.interop import score_matrix
 from bench.interop.options import ORIENTATIONS
 from bench.methods import Chosen, Method, Needs
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,8 +109,8 @@ def chosen(specs: Sequence[str], orientations: Sequence[str], signs: Sequence[st
             raise BenchError(f"--{name} is given without --scores: it says how a file of scores is read")
         if len(words) not in (0, 1, len(specs)):
             raise BenchError(
-                f"--{name} is given {len(words)} times for {len(specs)} files of --scores: give it once for all of "
-                "them, or once for each, in their order"
+                f"--{name} is given {counted(len(words), 'time')} for {counted(len(specs), 'file')} of --scores: give "
+                "it once for all of them, or once for each, in their order"
             )
     made = []
     for number, spec in enumerate(specs):

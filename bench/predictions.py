@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bench.errors import InputError
 from bench.memory import unmap
+from bench.wording import counted
 
 Array = npt.NDArray[Any]
 Precision = Literal["auto", "float32", "float64"]
@@ -167,15 +168,20 @@ def check_shapes(scores: tuple[int, ...], masks: tuple[int, ...], margins: tuple
         hint = "masks looks transposed; pass masks.T" if n_masks == m_margins else "give one row of each per subset"
         if t_margins == m and t == m_margins:
             hint = "margins looks transposed; pass margins.T"
-        raise InputError(f"masks has {m} rows but margins has {m_margins} ({shapes}); {hint}")
+        raise InputError(f"masks has {counted(m, 'row')} but margins has {m_margins} ({shapes}); {hint}")
     if (n, t) != (n_masks, t_margins):
         if (t, n) == (n_masks, t_margins):
             raise InputError(f"scores looks transposed ({shapes}); pass scores.T, which is [n_train, n_targets]")
         if n != n_masks:
-            raise InputError(f"scores has {n} rows but masks has {n_masks} columns ({shapes}); both count examples")
-        raise InputError(f"scores has {t} columns but margins has {t_margins} ({shapes}); both count targets")
+            raise InputError(
+                f"scores has {counted(n, 'row')} but masks has {counted(n_masks, 'column')} ({shapes}); both count "
+                "examples"
+            )
+        raise InputError(
+            f"scores has {counted(t, 'column')} but margins has {t_margins} ({shapes}); both count targets"
+        )
     if m < 2:
-        raise InputError(f"masks has {m} row(s); ranking needs at least two subsets")
+        raise InputError(f"masks has {counted(m, 'row')}; ranking needs at least two subsets")
     if m > _MAX_SUBSETS:
         raise InputError(f"masks has {m} rows; at most {_MAX_SUBSETS} subsets can be ranked exactly")
     if not n or not t:

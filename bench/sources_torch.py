@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.errors import InputError
 from bench.gram import on_host
+from bench.wording import counted
 
 _MOST_ROWS = 32_768  # of a chunk: adding a block of counts then takes a fraction of its product
 _HOST_BYTES = 2**29  # of a chunk on the host; two are pinned
@@ -182,5 +183,7 @@ def _shapes(masks: tuple[int, ...], margins: tuple[int, ...]) -> tuple[int, int,
         if len(shape) != 2 or 0 in shape:
             raise InputError(f"{name} has shape {shape}; give a non-empty matrix with one row per trained model.")
     if masks[0] != margins[0]:
-        raise InputError(f"masks has {masks[0]} rows and margins {margins[0]}; give one row per trained model in both.")
+        raise InputError(
+            f"masks has {counted(masks[0], 'row')} and margins {margins[0]}; give one row per trained model in both."
+        )
     return masks[0], masks[1], margins[1]

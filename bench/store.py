@@ -30,6 +30,7 @@ from bench.meta import ASKED, FORMAT, Asked, Identity, Meta, PlanMeta, read_meta
 from bench.recorded import BITS
 from bench.rows import Rows, RowView
 from bench.subsets import GROUPS, Group, Plan
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +91,7 @@ class GroundTruth:
         completed = _array(folder, "_completed", 1, "b")
         if not len(masks) == len(margins) == len(completed):
             raise InputError(
-                f"{folder} is damaged: masks.npy has {len(masks)} rows, margins.npy {len(margins)} and "
+                f"{folder} is damaged: masks.npy has {counted(len(masks), 'row')}, margins.npy {len(margins)} and "
                 f"_completed.npy {len(completed)}; gather or train it again"
             )
         imported = read_imported(folder)

@@ -17,6 +17,7 @@ from bench import atomic, hashing, subsets
 from bench.errors import InputError, UnmetError
 from bench.recipes import Recipe
 from bench.train import Stopped, Trainer, one_torch_thread
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,9 @@ def stops(recipe: Recipe, n_train: int, count: int) -> NDArray[np.int64]:
     """
     steps = recipe.steps(n_train)
     if not 1 <= count <= steps:
-        raise InputError(f"{count} states along a training run are asked for: it has {steps} steps, so 1 to {steps}")
+        raise InputError(
+            f"{count} states along a training run are asked for: it has {counted(steps, 'step')}, so 1 to {steps}"
+        )
     return np.arange(1, count + 1) * steps // count
 
 

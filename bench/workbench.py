@@ -27,6 +27,7 @@ from bench.returned import check_scores
 from bench.score_files import Attribution
 from bench.store import GroundTruth
 from bench.task import Access, Task
+from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from bench.datasets import Data, Setting
@@ -139,7 +140,8 @@ class Bench:
         have = {"fit": len(self.access.fit), "tune": len(self.access.tune)}
         for group, least in (("fit", needs.fit_rows), ("tune", needs.tune_rows)):
             if have[group] < least:
-                return f"needs {least} {group} rows, and there are {have[group]}"
+                there = f"there {either(have[group], 'is', 'are')} {have[group]}"
+                return f"needs {counted(least, f'{group} row')}, and {there}"
         try:
             why = self.setting.recipe.not_plain if needs.plain_sgd else None
             count = self.pool.trainer.n_parameters if needs.max_parameters is not None or needs.checkpoints else 0

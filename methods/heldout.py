@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bench.memorization import influence, own
 from bench.methods import Method, Needs
 from bench.task import Task
+from bench.wording import either
 
 KEPT = {"train_correct": "memorization", "train_margins": "self_influence"}
 
@@ -31,5 +32,8 @@ class Heldout(Method):
                 task.keep(**{name: found.memorization, f"{name}_stderr": found.memorization_stderr})
         unknown = np.isnan(scores[:, 0])
         if unknown.any():
-            task.note(f"{unknown.sum()} of {len(unknown)} examples are in all fit subsets or in none: they score 0")
+            task.note(
+                f"{unknown.sum()} of {len(unknown)} examples {either(unknown.sum(), 'is', 'are')} in all fit subsets "
+                "or in none: they score 0"
+            )
         return np.nan_to_num(scores, copy=False)

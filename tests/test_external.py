@@ -440,7 +440,7 @@ def test_one_row_raises_and_the_others_go_on(
     told = capsys.readouterr()
     assert "row 4 failed: ValueError: no such luck\n" in told.err
     last = told.err.strip().split("\n")[-1]
-    assert last.startswith("bench: row 0 (and 1 others) failed: ValueError: no such luck; _completed.npy says which")
+    assert last.startswith("bench: row 0 (and 1 other) failed: ValueError: no such luck; _completed.npy says which")
     assert told.out == ""
     assert_rows(here / "s", failed=[0, 4])
     assert cli.main(["verify", "s"]) == 1
@@ -480,7 +480,7 @@ def test_process_that_dies_costs_its_row(
 ) -> None:
     monkeypatch.setenv("DIE", "3,11")
     assert cli.main(words("--workers", "2")) == 1
-    assert "row 3 (and 1 others) failed: its process ended with exit code 3" in capsys.readouterr().err
+    assert "row 3 (and 1 other) failed: its process ended with exit code 3" in capsys.readouterr().err
     assert_rows(here / "s", failed=[3, 11])
 
 

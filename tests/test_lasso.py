@@ -394,7 +394,7 @@ HALF[3, 0] = np.inf  # what 70,000 becomes
         (MASKS * 2, MARGINS, {}, r"masks\[0, \d\] is 2"),
         (MASKS - 0.5, MARGINS, {}, r"masks\[0, 0\] is"),
         (MASKS, NAN, {}, "2 values are NaN or infinite, in rows 4, 5; retrain"),
-        (MASKS, HALF, {}, "1 values are NaN or infinite, in row 3; float16 ends at 65504"),
+        (MASKS, HALF, {}, "1 value is NaN or infinite, in row 3; float16 ends at 65504"),
         (MASKS[:9], MARGINS[:9], {}, "masks has 9 rows; a datamodel takes at least 10"),
         (MASKS, MARGINS * np.float64(1e39), {}, r"90 values are NaN, infinite or as large as .*e\+39, in rows 0, 1"),
         (np.ma.masked_array(MASKS), MARGINS, {}, "masks is a masked array"),
@@ -563,5 +563,5 @@ def test_rows_of_a_store_are_named_by_their_numbers_there(tmp_path: Path) -> Non
     np.save(tmp_path / "margins.npy", margins)
     index = np.arange(5, 35, 2)
     stored = np.load(tmp_path / "margins.npy", mmap_mode="r")
-    with pytest.raises(InputError, match=rf"{tmp_path}/margins.npy: 1 values are NaN or infinite, in row 7; retrain"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/margins.npy: 1 value is NaN or infinite, in row 7; retrain"):
         fit_datamodels(RowView(masks, index), RowView(stored, index))

@@ -108,7 +108,7 @@ def test_one_flag_for_all_and_one_for_each(tmp_path: Path) -> None:
         (("--scores", "a.npy", "--orientation", "rows", "--sign", "+"), "--orientation is 'rows'"),
         (("--scores", "a.npy", "--orientation", "train,test", "--sign", "plus"), "--sign is 'plus': it is + or -"),
         (("--sign", "+"), "--sign is given without --scores"),
-        (("--scores", "a.npy", *("--sign", "+") * 2), "--sign is given 2 times for 1 files"),
+        (("--scores", "a.npy", *("--sign", "+") * 2), "--sign is given 2 times for 1 file "),
         (("--scores", "no.npy"), "cannot read no.npy"),
         (("--scores", "toy.py"), "bench import FORMAT SOURCE NAME.npy"),
         (("--scores", "torn.npy"), "torn.npy is not a whole .npy array"),

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from bench.errors import InputError
 from bench.stats.intervals import Floats, freedom, t_quantile
+from bench.wording import counted
 
 SKETCH = 1024
 """Numbers in a sketch: the squared length of a difference is known to √(2/1024), 4.4%."""
@@ -89,8 +90,8 @@ def paired_difference(
         one, other = getattr(first, name), getattr(second, name)
         if same and one.shape != other.shape:
             raise InputError(
-                f"{name} has {len(one)} values in one method and {len(other)} in the other; compare methods that were"
-                " judged by the same subsets and targets"
+                f"{name} has {counted(len(one), 'value')} in one method and {len(other)} in the other; compare methods "
+                "that were judged by the same subsets and targets"
             )
     a, b = first.per_target, second.per_target
     if same_targets:
