@@ -341,7 +341,7 @@ def test_jobs_in_the_queue_are_waited_for(
     with pytest.raises(BenchError, match=r"in the queue that were submitted with other settings, data or code"):
         cluster.train(replace(options, seed=1), tmp_path / "s", Array(4))
     assert cluster.train(replace(options, quiet=False), tmp_path / "s", Array(4)) is not None
-    assert "jobs that were submitted before are still in the queue" in capsys.readouterr().err
+    assert "1 job that was submitted before is still in the queue" in capsys.readouterr().err
     assert len(fake.arrays) == 1
 
 
