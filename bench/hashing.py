@@ -37,6 +37,7 @@ _PRESENTING = (
     "judge.py",
     "memorization_cli.py",
     "memorization_files.py",
+    "one_seed.py",
     "progress.py",
     "provenance.py",
     "results.py",

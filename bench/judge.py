@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.one_seed import one_seed
 from bench.scorer import LDS, MarginRanks, Trace, lds
 from bench.stats import (
     Ceiling,
@@ -50,6 +51,7 @@ class Verdict:
         null: what chance would reach with these predictions.
         share: of the ceiling; None without one.
         spread: over targets.
+        one_seed: the score against a single model per subset, the first of its seeds; None where there is but one.
     """
 
     lds: LDS
@@ -57,6 +59,7 @@ class Verdict:
     null: Null = field(repr=False)
     share: Share | None
     spread: Spread
+    one_seed: LDS | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Judge:
         masks: bool `[subsets, n_train]`; margins: float32 `[subsets, n_targets]`; ranks: of the margins.
         ceiling: from the seeds' agreement; None with one seed. why_no_ceiling: then the reason.
         labels: int `[n_targets]`, the targets' classes; None where they are not known.
+        first: ranks of the margins of the first seeds alone; None where there is but one.
     """
 
     masks: NDArray[np.bool_]
@@ -75,6 +79,7 @@ class Judge:
     ceiling: Ceiling | None
     why_no_ceiling: str | None = None
     labels: NDArray[np.int64] | None = None
+    first: MarginRanks | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -93,7 +98,8 @@ class Judge:
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
         if ceiling is not None and not np.isfinite([ceiling.lds, *ceiling.ci]).all():
             ceiling, why = None, _CONSTANT
-        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
+        first = None if repeats == 1 else MarginRanks.of(by_seed[:, 0])
+        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels, first)
 
     def score(self, scores: NDArray[Any]) -> LDS:
         """LDS of a score matrix; a target that it says nothing on counts as 0."""
@@ -118,6 +124,7 @@ class Judge:
             null=permutation_null(trace.ranks, self.ranks.ranks, kept, permutations=drawn),
             share=None if self.ceiling is None else share_of_ceiling(found.per_target, trace.grouped, self.ceiling),
             spread=spread_over_targets(found.per_target, labels, self.variance),
+            one_seed=None if self.first is None else one_seed(trace.ranks, self.first),
         )
 
     @property

@@ -62,6 +62,17 @@ class ShareRow(msgspec.Struct, frozen=True):
     ci: Interval
 
 
+class OneSeedRow(msgspec.Struct, frozen=True):
+    """An LDS against a single model per subset, as most published figures are: noisier, and so lower.
+
+    Attributes:
+        lds: the score; ci: its 95% interval.
+    """
+
+    lds: Correlation
+    ci: Interval | None
+
+
 class SpreadRow(msgspec.Struct, frozen=True):
     """One method's LDS over targets (`bench.stats.Spread`).
 
@@ -107,6 +118,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         rank_ci: first and last of the places that it may have, simultaneously at 95% (`bench.stats.rank_intervals`).
         group: letters; methods that share one cannot be told apart (`bench.stats.letters`).
         of_ceiling: share of the noise ceiling, None without one.
+        one_seed: the LDS against the first seed of each subset alone; None where subsets have one seed.
         p_value: two-sided, of an LDS by chance (`bench.stats.permutation_null`).
         null_stderr: standard deviation of what this method would have by chance.
         spread: its LDS over targets.
@@ -132,6 +144,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rank_ci: tuple[Place, Place] | None = None
     group: str | None = None
     of_ceiling: ShareRow | None = None
+    one_seed: OneSeedRow | None = None
     p_value: Probability | None = None
     null_stderr: Annotated[float, Meta(ge=0)] | None = None
     spread: SpreadRow | None = None
