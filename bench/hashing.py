@@ -37,7 +37,6 @@ _PRESENTING = (
     "judge.py",
     "memorization_cli.py",
     "memorization_files.py",
-    "one_seed.py",
     "progress.py",
     "provenance.py",
     "results.py",
