@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 _LAZY = {
     "Subject": "bench.explore.subject",
     "open_subject": "bench.explore.subject",
+    "similar": "bench.explore.toplists",
     "write": "bench.explore.files",
 }
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from bench.explore.files import write as write
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject
+    from bench.explore.toplists import similar as similar
 
 
 def __getattr__(name: str) -> Any:

@@ -33,12 +33,14 @@ class Scored:
         scores: float `[n_train, n_targets]`, perhaps a memmap; positive: keeping the example raises the margin.
         lds: its LDS where a leaderboard has it.
         remarks: what readers must know of a file of scores.
+        asked: whether it was asked for by name, as a file is.
     """
 
     name: str
     scores: NDArray[np.floating]
     lds: float | None = None
     remarks: Sequence[str] = ()
+    asked: bool = False
 
     @property
     def plugin(self) -> str:
@@ -50,6 +52,13 @@ class Scored:
         found = np.ones(self.scores.shape[1], bool)
         for at in range(0, len(self.scores), 1024):
             found &= np.isfinite(self.scores[at : at + 1024]).all(axis=0)
+        return found
+
+    def columns(self, targets: NDArray[np.integer]) -> NDArray[np.floating]:
+        """The scores of some targets, `[len(targets), n_train]`, in their own type; read in slabs of rows."""
+        found = np.empty((len(targets), len(self.scores)), self.scores.dtype)
+        for at in range(0, len(self.scores), 1024):
+            found[:, at : at + 1024] = np.asarray(self.scores[at : at + 1024])[:, targets].T
         return found
 
 
@@ -159,11 +168,18 @@ class Subject:
         )
 
     def leading(self, most: int) -> list[Scored]:
-        """The best variant of each method, at most so many, the best first; files of scores and the unscored too."""
+        """What was asked for by name, and besides the best variant of each method up to so many in all, best first."""
         picked: dict[str, Scored] = {}
         for one in self.methods:
-            picked.setdefault(one.name if one.lds is None else one.plugin, one)
-        return list(picked.values())[:most]
+            if not one.asked:
+                picked.setdefault(one.name if one.lds is None else one.plugin, one)
+        room = max(0, most - sum(one.asked for one in self.methods))
+        taken = {one.name for one in list(picked.values())[:room]}
+        return [one for one in self.methods if one.asked or one.name in taken]
+
+    def best(self) -> list[Scored]:
+        """What was asked for by name; else the method of the best LDS alone."""
+        return [one for one in self.methods if one.asked] or list(self.methods[:1])
 
 
 def open_subject(
@@ -277,7 +293,7 @@ def _of_run(subject: Subject, wanted: Sequence[str]) -> list[Scored]:
                 f"{path} has {values.dtype} {list(values.shape)}, and the run's scores are floating-point "
                 f"[{subject.n_train}, {subject.n_targets}]: run the same bench run command again"
             )
-        made.append(Scored(row.name, values, row.lds))
+        made.append(Scored(row.name, values, row.lds, asked=bool(wanted)))
     return sorted(made, key=lambda one: -np.inf if one.lds is None else one.lds, reverse=True)
 
 
@@ -307,7 +323,7 @@ def _attributed(subject: Subject, specs: Sequence[str]) -> list[Scored]:
             except BenchError as error:
                 raise MethodError(f"{one.name} failed: {error}") from error
             say.say(f"{one.name}: {found.cost.seconds:.1f} s")
-            made.append(Scored(one.name, found.scores, None, found.notes))
+            made.append(Scored(one.name, found.scores, None, found.notes, asked=True))
     return made
 
 
@@ -320,5 +336,5 @@ def _from_files(files: Sequence[methods.Chosen]) -> list[Scored]:
             values = values.astype(np.float64)
         if not np.isfinite(values).all(axis=0).any():
             raise InputError(f"{one.method.file.path} has no target whose scores are all finite: nothing is left")
-        made.append(Scored(one.name, values, None, one.method.file.remarks))
+        made.append(Scored(one.name, values, None, one.method.file.remarks, asked=True))
     return made
