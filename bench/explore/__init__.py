@@ -12,6 +12,7 @@ explored), `document` (what is found), `asked` (numbers and groups as users writ
 from typing import TYPE_CHECKING, Any
 
 _LAZY = {
+    "embedding": "bench.explore.coordinates",
     "Subject": "bench.explore.subject",
     "open_subject": "bench.explore.subject",
     "similar": "bench.explore.toplists",
@@ -21,6 +22,7 @@ _LAZY = {
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
+    from bench.explore.coordinates import embedding as embedding
     from bench.explore.files import write as write
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject

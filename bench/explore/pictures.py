@@ -65,7 +65,8 @@ def grid(pixels: Pixels, panels: Sequence[Panel], each: int, left: str, right: s
         pixels: how numbers become bytes.
         panels: at least one.
         each: tiles on either side.
-        left, right: headings of the sides.
+        left: heading of the first side.
+        right: of the other.
     """
     from PIL import Image, ImageDraw
 
@@ -77,17 +78,18 @@ def grid(pixels: Pixels, panels: Sequence[Panel], each: int, left: str, right: s
     starts = first + _NAME, first + _NAME + each * cell[0] + _GAP
     whole = starts[1] + each * cell[0] + _PAD
     head = _TEXT + 2 * _PAD
-    heights = [max(len(one.rows) * cell[1], big * height + 3 * _TEXT) + 2 * _PAD for one in panels]
-    picture = Image.new("RGB", (whole, head + sum(heights)), _PAPER)
+    heights = [head + max(len(one.rows) * cell[1], big * height + 3 * _TEXT) + _PAD for one in panels]
+    picture = Image.new("RGB", (whole, sum(heights)), _PAPER)
     draw = ImageDraw.Draw(picture)
-    for x, words in zip(starts, (left, right), strict=True):
-        draw.text((x, _PAD), words, _INK, _font(True))
-    top = head
+    top = 0
     for one, tall in zip(panels, heights, strict=True):
-        draw.line((0, top, whole, top), _LINE, 2)
-        _target(picture, draw, pixels, one, (_PAD, top + _PAD), big)
+        if top:
+            draw.line((0, top, whole, top), _LINE, 2)
+        for x, words in zip(starts, (left, right), strict=True):
+            draw.text((x, top + _PAD), words, _SOFT, _font(True))
+        _target(picture, draw, pixels, one, (_PAD, top + head), big)
         for at, (name, *sides) in enumerate(one.rows):
-            y = top + _PAD + at * cell[1]
+            y = top + head + at * cell[1]
             for line, words in enumerate(_lines(name, _NAME - 2 * _PAD)):
                 draw.text((first, y + line * _TEXT + scale * height // 2 - _TEXT), words, _INK, _font())
             for start, tiles in zip(starts, sides, strict=True):
@@ -99,7 +101,7 @@ def grid(pixels: Pixels, panels: Sequence[Panel], each: int, left: str, right: s
         draw.line((middle, top + _PAD, middle, top + tall - _PAD), _LINE, 2)
         top += tall
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

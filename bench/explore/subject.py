@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 
+class NoExamplesError(BenchError):
+    """A verb needs examples, and the store is without them."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One method's scores.
@@ -129,17 +133,17 @@ class Subject:
             what: for what they are needed, as the beginning of a sentence: `explore brittleness trains models`.
 
         Raises:
-            BenchError: they are not at hand.
+            NoExamplesError: they are not at hand.
         """
         if self.data is None:
-            raise BenchError(f"{what}, and {self.path} has no examples: {self.why}")
+            raise NoExamplesError(f"{what}, and {self.path} has no examples: {self.why}")
         return self.data
 
     def trainer(self, what: str) -> Trainer:
         """What trains the setting's model on subsets; `what` as for `examples`.
 
         Raises:
-            BenchError: there is nothing to train on.
+            NoExamplesError: there is nothing to train on.
         """
         from bench.train import Trainer, pick_device
 
@@ -199,8 +203,8 @@ def open_subject(
 
     Args:
         path: the folder of `bench run`, or of `bench train` or `bench import`.
-        methods: of a run, which of its rows, by name (`trak`, or a variant's `trak:damping=tune`); by default all that
-            have scores. On a store these are run, as `bench attribute` does.
+        methods: of a run, which of its rows, by name (`trak`, or a variant's `trak:damping=tune`), or `all`; by default
+            all that have scores, of which verbs take the best. On a store these are run, as `bench attribute` does.
         scores: `[NAME=]FILE.npy`, matrices from files, read as `bench run --scores` reads them.
         orientation: of the files that do not say it themselves.
         sign: likewise.
@@ -227,7 +231,9 @@ def open_subject(
     precomputed.check_shapes(files, truth.masks.shape[1], truth.margins.shape[1])
     found = Subject(folder, is_run, truth, (), board, made, data, why, device, progress)
     own = _of_run(found, methods) if is_run else _attributed(found, methods)
-    return Subject(folder, is_run, truth, [*own, *_from_files(files)], board, made, data, why, device, progress)
+    every = [*own, *_from_files(files)]
+    _check_names(every)
+    return Subject(folder, is_run, truth, every, board, made, data, why, device, progress)
 
 
 def _has_store(folder: Path) -> bool:
@@ -271,6 +277,7 @@ def _of_run(subject: Subject, wanted: Sequence[str]) -> list[Scored]:
     assert subject.board is not None
     rows = [row for row in subject.board.methods if row.scores is not None]
     names = [row.name for row in rows]
+    wanted = names if "all" in wanted else [name if name in names else _canonical(name) for name in wanted]
     for name in wanted:
         if name not in names:
             advice = f"bench run {subject.board.setting} --method {name} --out {subject.path} adds a method to a run"
@@ -295,6 +302,14 @@ def _of_run(subject: Subject, wanted: Sequence[str]) -> list[Scored]:
             )
         made.append(Scored(row.name, values, row.lds, asked=bool(wanted)))
     return sorted(made, key=lambda one: -np.inf if one.lds is None else one.lds, reverse=True)
+
+
+def _canonical(spec: str) -> str:
+    """A method's name as tables have it, where its parameters were written in another order or form."""
+    try:
+        return methods.chosen([spec])[0].name
+    except BenchError:
+        return spec
 
 
 def _attributed(subject: Subject, specs: Sequence[str]) -> list[Scored]:
@@ -325,6 +340,15 @@ def _attributed(subject: Subject, specs: Sequence[str]) -> list[Scored]:
             say.say(f"{one.name}: {found.cost.seconds:.1f} s")
             made.append(Scored(one.name, found.scores, None, found.notes, asked=True))
     return made
+
+
+def _check_names(every: Sequence[Scored]) -> None:
+    names = [one.name for one in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise BenchError(
+                f"two score matrices are called {name!r}: give that of a file another name, --scores NAME=FILE.npy"
+            )
 
 
 def _from_files(files: Sequence[methods.Chosen]) -> list[Scored]:

@@ -26,7 +26,8 @@ PICTURED = 12  # targets in it
 COMPARED = 1000  # targets that agreement is taken over
 _K = 10
 _BATCH_BYTES = 1 << 28
-SIDES: tuple[Literal["helpful"], Literal["harmful"]] = ("helpful", "harmful")
+Side = Literal["helpful", "harmful"]
+SIDES: tuple[Side, ...] = ("helpful", "harmful")
 _NEEDS = "explore similar compares methods' scores"
 
 
@@ -64,7 +65,7 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
 
     a: str
     b: str
-    side: Literal["helpful", "harmful"]
+    side: Side
     overlap: float | None
     overlap_stderr: float | None
     rbo: float | None
@@ -169,7 +170,7 @@ def similar(
     every = np.union1d(wanted, compared)
     tops = {one.name: _top(one, every, k) for one in found}
     data, here = subject.data, np.searchsorted(every, compared)
-    own = [_own(one.name, tops[one.name], here[known[one.name][compared]], every, data, k) for one in found]
+    own = [_own(one.name, tops[one.name], here[known[one.name][compared]], every, data) for one in found]
     for one in own:
         if one.tied:
             notes.append(
@@ -211,7 +212,9 @@ def _shown(found: Sequence[Scored]) -> list[Scored]:
     return [one for one in found if one.name in picked]
 
 
-def _top(one: Scored, targets: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+def _top(
+    one: Scored, targets: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
     """Examples and scores `[targets, 2, k]`, and whether the last place is shared; of what is not finite none."""
     at = np.full((len(targets), 2, k), -1, np.int64)
     score = np.full((len(targets), 2, k), np.nan)
@@ -235,7 +238,6 @@ def _own(
     here: NDArray[np.int64],
     every: NDArray[np.int64],
     data: Data | None,
-    k: int,
 ) -> Own:
     at, _, tied = top
     there = at[here] >= 0
@@ -308,7 +310,9 @@ def _lists(
         made.append([])
         for examples, scores in zip(top[0][here, side].tolist(), top[1][here, side].tolist(), strict=True):
             there = [(e, s) for e, s in zip(examples, scores, strict=True) if e >= 0]
-            made[-1].append([Named(e, float(f"{s:.6g}"), None if data is None else int(data.train_y[e])) for e, s in there])
+            made[-1].append(
+                [Named(e, float(f"{s:.6g}"), None if data is None else int(data.train_y[e])) for e, s in there]
+            )
     return Lists(method=name, helpful=made[0], harmful=made[1])
 
 
@@ -378,4 +382,3 @@ def _drawn(made: Similar, data: Data, pixels: images.Pixels) -> bytes:
         shown = pictures.Tile(data.test_x[target], choice.class_name(label, made.class_names), "", False)
         panels.append(pictures.Panel(f"target {target}", shown, rows))
     return pictures.grid(pixels, panels, made.each, "most helpful", "most harmful")
-

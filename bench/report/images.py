@@ -89,7 +89,10 @@ class Pixels:
 
     @property
     def size(self) -> tuple[int, int, int]:
-        """Channels, height and width of a picture in a sheet; in colour in whole blocks of JPEG, so that neighbours do not run into each other."""
+        """Channels, height and width of a picture in a sheet.
+
+        In colour in whole blocks of JPEG, so that neighbours do not run into each other.
+        """
         channels, height, width = self.shape
         shrink = max(1.0, max(height, width) / _LARGEST)
         height, width = (max(1, round(side / shrink)) for side in (height, width))

@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets",
         metavar="3,17,…|all",
-        help="the targets whose examples are listed, by number (six, spread over classes); the picture has the first 12",
+        help="the targets whose examples are listed, by number (six, spread over classes); at most 12 are shown",
     )
     parser.add_argument(
         "--pictures",

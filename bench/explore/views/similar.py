@@ -34,7 +34,10 @@ def blocks(found: Similar) -> list[Block]:
     ]
     if found.agreement:
         made += [Heading("Do methods name the same examples?"), *_agreement(found)]
-    made += [Heading("Are they of the target's class?" if found.class_share is not None else "The methods"), _own(found)]
+    made += [
+        Heading("Are they of the target's class?" if found.class_share is not None else "The methods"),
+        _own(found),
+    ]
     return made
 
 
@@ -177,7 +180,9 @@ def _own(found: Similar) -> Table:
         if found.class_share is not None:
             row += [_share(one.helpful, one.helpful_stderr), _share(one.harmful, one.harmful_stderr)]
         rows.append([*row, f"{one.helpful_length:.1f}", f"{one.harmful_length:.1f}"])
-    note = f"Means over {found.compared:,} targets, with standard errors; named: of at most {found.k} examples per side."
+    note = (
+        f"Means over {found.compared:,} targets, with standard errors; named: of at most {found.k} examples per side."
+    )
     if found.class_share is not None:
         note += f" By chance {found.class_share:.0%} are of the target's class."
     return Table("What each method names", header, rows, set(header[1:]), note)
@@ -238,7 +243,9 @@ def grid(found: Similar) -> Grid:
 
 def _listed(some: list[Named], found: Similar) -> str:
     def one(named: Named) -> str:
-        label = "" if named.label is None else f" ({found.class_names[named.label] if found.class_names else named.label})"
+        label = (
+            "" if named.label is None else f" ({found.class_names[named.label] if found.class_names else named.label})"
+        )
         return f"{named.train}{label}"
 
     return ", ".join(map(one, some)) or "none"
