@@ -71,9 +71,9 @@ def grid(pixels: Pixels, panels: Sequence[Panel], each: int, left: str, right: s
     from PIL import Image, ImageDraw
 
     _, height, width = pixels.size
-    scale = math.ceil(_TILE / height)
+    scale = math.ceil(_TILE / max(height, width))
     cell = max(scale * width, _TILE) + _PAD, scale * height + 2 * _TEXT + _PAD
-    big = math.ceil(1.5 * _TILE / height)
+    big = math.ceil(1.5 * _TILE / max(height, width))
     first = max(big * width, 150) + 2 * _PAD
     starts = first + _NAME, first + _NAME + each * cell[0] + _GAP
     whole = starts[1] + each * cell[0] + _PAD

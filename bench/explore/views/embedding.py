@@ -123,12 +123,12 @@ def _purity(found: Embedding) -> Table:
     rows.append(["the examples themselves", "–", f"{first.raw:.1%}", _interval(first.raw_ci), "–", "–"])
     if found.class_share is not None:
         rows.append(["chance", "–", f"{found.class_share:.1%}", "–", "–", "–"])
+    each = "target" if found.of == "targets" else "training example"
     note = (
         f"Of {first.items:,} {what} the {found.k} nearest others: by the cosine of vectors, or by Euclidean distance "
         "of what the examples hold (pixels or features). Intervals: over items, the differences item by item. Scores "
-        f"know each {'target' if found.of == 'targets' else 'training example'}'s label, by the margin of the true class "
-        "or by training on it, and the raw examples do not: that neighbours share a class is needed of a good "
-        "embedding, and does not prove one."
+        f"know each {each}'s label, by the margin of the true class or by training on it, and the raw examples do not: "
+        "that neighbours share a class is needed of a good embedding, and does not prove one."
     )
     return Table("Do near neighbours share a class?", header, rows, set(header[1:]), note)
 
