@@ -115,7 +115,7 @@ def drawn(seed: int) -> NDArray[np.float64]:
 
 
 def test_lists_are_the_sorted_scores() -> None:
-    scores = {"a": drawn(0).astype(np.float32), "b": drawn(1)}
+    scores: dict[str, Any] = {"a": drawn(0).astype(np.float32), "b": drawn(1)}
     found = toplists.similar(subject(scores, data()), k=4, targets=[7, 2]).document
     assert found.targets == [2, 7]
     assert found.target_labels == [(N + 2) % 4, (N + 7) % 4]
@@ -144,8 +144,10 @@ def test_agreement_and_classes_are_means_over_targets() -> None:
         for target in range(T):
             a, b = (np.argsort(-sign * scores[name][:, target])[:5].tolist() for name in (one.a, one.b))
             each.append((len(set(a) & set(b)) / 5, reference(a, b, 0.9)))
-        np.testing.assert_allclose([one.overlap, one.rbo], np.mean(each, axis=0))
-        np.testing.assert_allclose([one.overlap_stderr, one.rbo_stderr], np.std(each, axis=0, ddof=1) / np.sqrt(T))
+        assert [one.overlap, one.rbo] == pytest.approx(np.mean(each, axis=0).tolist())
+        assert [one.overlap_stderr, one.rbo_stderr] == pytest.approx(
+            (np.std(each, axis=0, ddof=1) / np.sqrt(T)).tolist()
+        )
         assert one.targets == T
     assert [(one.a, one.b) for one in found.agreement[::2]] == [("a", "b"), ("a", "c"), ("b", "c")]
     (first, *_) = found.own
@@ -207,8 +209,8 @@ def test_targets_without_scores() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"k": N + 1}, "k is 31: it takes 1 to 30"),
-        ({"k": 0}, "k is 0"),
+        ({"k": N + 1}, "--k is 31: it takes 1 to 30"),
+        ({"k": 0}, "--k is 0"),
         ({"targets": [T]}, "there is no target 12: there are 12, numbered 0 … 11"),
         ({"targets": [-1]}, "there is no target -1"),
         ({"targets": []}, "no target is named"),

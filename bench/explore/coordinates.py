@@ -154,7 +154,7 @@ def embedding(
     if project == "umap":
         plane.installed()
     if seed < 0:
-        raise BenchError(f"seed is {seed}: it cannot be negative")
+        raise BenchError(f"--seed is {seed}: it cannot be negative")
     total, numbers = (subject.n_targets, subject.n_train)[:: 1 if of == "targets" else -1]
     what = "targets" if of == "targets" else "training examples"
     known = choice.known(found)
@@ -163,8 +163,12 @@ def embedding(
     if items < 2:
         raise InputError(f"an embedding takes at least two {what}, and there is one")
     most = min(items, numbers if of == "targets" else least)
-    components = min(_COMPONENTS, most) if components is None else at_most(components, "components", most, "them")
-    k = min(_K, items - 1) if k is None else at_most(k, "k", items - 1, f"other {what}")
+    components = (
+        min(_COMPONENTS, most)
+        if components is None
+        else at_most(components, "--components", most, "directions there are")
+    )
+    k = min(_K, items - 1) if k is None else at_most(k, "--k", items - 1, f"other {what}")
     notes: list[str] = []
     if of == "targets":
         picked = choice.wanted(subject, found, known, query, notes)

@@ -162,7 +162,7 @@ def similar(
     began = time.monotonic()
     subject.scored(_NEEDS)
     found = subject.leading(METHODS)
-    k = min(_K, subject.n_train) if k is None else at_most(k, "k", subject.n_train, "training examples")
+    k = min(_K, subject.n_train) if k is None else at_most(k, "--k", subject.n_train, "training examples")
     known = choice.known(found)
     notes: list[str] = []
     wanted = choice.wanted(subject, found, known, targets, notes)

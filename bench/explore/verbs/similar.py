@@ -42,6 +42,4 @@ def make(subject: Subject, given: argparse.Namespace, out: Path | None) -> Findi
     targets = given.targets
     if targets is not None and targets != "all":
         targets = asked.numbers(targets, "--targets", subject.n_targets)
-    if given.k is not None:
-        asked.at_most(given.k, "--k", subject.n_train, "training examples")
     return toplists.similar(subject, k=given.k, targets=targets, pictures=given.pictures)
