@@ -1,5 +1,6 @@
 """Vectors of scores: their arrays, components, neighbours and purity, against numpy and scikit-learn."""
 
+import io
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from bench.datasets import Data
 from bench.errors import BenchError, InputError
-from bench.explore import coordinates, files, plane, vectors
+from bench.explore import coordinates, files, plane, purity, vectors
 from bench.explore.coordinates import Embedding
 from bench.explore.subject import Scored, Subject
 from bench.explore.vectors import Of, Vectors
@@ -115,24 +117,24 @@ def test_purity_is_counted(of: Of) -> None:
         model = NearestNeighbors(n_neighbors=k + 1, metric=metric, algorithm="brute").fit(values)
         near = model.kneighbors(values, return_distance=False)
         each.append([np.mean([y[other] == y[at] for other in row if other != at][:k]) for at, row in enumerate(near)])
-    purity = found.methods[0].purity
-    assert purity is not None
+    told = found.methods[0].purity
+    assert told is not None
     own, raw = np.array(each)
-    assert [purity.share, purity.raw] == pytest.approx([own.mean(), raw.mean()])
+    assert [told.share, told.raw] == pytest.approx([own.mean(), raw.mean()])
     half = 1.959964 * np.std(own - raw, ddof=1) / np.sqrt(len(y))
     middle = np.mean(own - raw)
-    assert purity.difference_ci is not None
-    np.testing.assert_allclose(purity.difference_ci, (middle - half, middle + half))
+    assert told.difference_ci is not None
+    np.testing.assert_allclose(told.difference_ci, (middle - half, middle + half))
     others = [(y == label).sum() - 1 for label in y]
     assert found.class_share == pytest.approx(np.mean(others) / (len(y) - 1))
 
 
 def test_purity_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinates, "JUDGED", 5)
+    monkeypatch.setattr(purity, "JUDGED", 5)
     found = coordinates.embedding(subject({"a": drawn(2)}, data())).document
-    purity = found.methods[0].purity
-    assert purity is not None
-    assert purity.items == 5
+    told = found.methods[0].purity
+    assert told is not None
+    assert told.items == 5
     assert "a: purity is that of 5 targets, evenly spread, among all" in found.notes
 
 
@@ -158,6 +160,23 @@ def test_targets_without_scores_and_without_direction() -> None:
     assert train.document.methods[0].items == N
     assert train.arrays["matrix"].shape == (N, T)
     assert "a: 1 targets are left out, whose scores are not all finite" in train.document.notes
+
+
+def test_the_picture_is_of_neighbours() -> None:
+    """Of images alone; by scores on the left, by pixels on the right."""
+    flat = data()
+    wide = np.pad(flat.train_x, ((0, 0), (0, 4))), np.pad(flat.test_x, ((0, 0), (0, 4)))
+    images = Data(wide[0], flat.train_y, wide[1], flat.test_y, 3, image=(1, 3, 3))
+    for of in ("targets", "train"):
+        found = coordinates.embedding(subject({"a": drawn(0), "b": drawn(1)}, images), of=cast(Of, of), query=[3])
+        assert found.document.picture
+        shown = Image.open(io.BytesIO(found.pictures["neighbours"]))
+        shown.load()
+        x = images.test_x if of == "targets" else images.train_x
+        near = NearestNeighbors(n_neighbors=2).fit(x).kneighbors(x[3:4], return_distance=False)[0, 1]
+        assert purity.raw_nearest(x, np.array([3]), 1)[0, 0] == near
+    bare = coordinates.embedding(subject({"a": drawn(0)}, flat))
+    assert (bare.document.picture, bare.pictures) == (False, {})
 
 
 def test_nothing_varies() -> None:

@@ -12,10 +12,12 @@ import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import choice, document, plane
+from bench.explore import choice, document, pictures, plane
 from bench.explore.asked import at_most
 from bench.explore.document import Document, Finding
-from bench.explore.vectors import Of, Principal, Vectors, first, principal
+from bench.explore.purity import Purity, class_share, purity, raw_nearest
+from bench.explore.vectors import Of, Principal, Vectors, principal
+from bench.report import images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from bench.explore.subject import Subject
 
 DRAWN = 2000  # points of a plot
-JUDGED = 1000  # of which purity is taken
 _COMPONENTS, _K = 10, 10
+_SHOWN, _PICTURED = 5, 12  # nearest, and queries, in a picture
 _MATRIX_BYTES = 1 << 26  # a larger one is written only where it is asked for
-_NORMAL = 1.959964  # 97.5% quantile
 
 
 class Near(msgspec.Struct, frozen=True, array_like=True):
@@ -53,25 +54,6 @@ class Point(msgspec.Struct, frozen=True, array_like=True):
     label: int | None
     x: float
     y: float
-
-
-class Purity(msgspec.Struct, frozen=True, kw_only=True):
-    """Share of the k nearest neighbours that are of an item's class, mean over items, with 95% intervals over them.
-
-    Attributes:
-        share: of neighbours by the embedding; raw: by Euclidean distance of the examples themselves.
-        difference: `share` minus `raw`, item by item.
-        share_ci, raw_ci, difference_ci: None of a single item.
-        items: over how many.
-    """
-
-    share: float
-    share_ci: tuple[float, float] | None
-    raw: float
-    raw_ci: tuple[float, float] | None
-    difference: float
-    difference_ci: tuple[float, float] | None
-    items: int
 
 
 class Embedded(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +87,7 @@ class Embedding(Document, frozen=True, kw_only=True):
         methods: one for each method.
         class_share: share of the other items that are of an item's class, mean over items: purity by chance.
         class_names: empty where classes are numbers.
+        picture: whether there is a picture of the queries with their nearest; shown: how many of them a page shows.
     """
 
     of: Of
@@ -114,6 +97,8 @@ class Embedding(Document, frozen=True, kw_only=True):
     methods: list[Embedded]
     class_share: float | None
     class_names: list[str]
+    picture: bool
+    shown: int
 
 
 def embedding(
@@ -196,7 +181,7 @@ def embedding(
             tables[f"coordinates{suffix}"] = _table(of, vectors, labels, components_of, flat)
             files.append(f"embedding-coordinates{suffix}.parquet")
         queries = _queries(vectors, picked, query is not None, k, labels, notes, what)
-        purity = None if subject.data is None else _purity(vectors, subject.data, k, notes, what)
+        judged = None if subject.data is None else purity(vectors, subject.data, k, notes, what)
         made.append(
             Embedded(
                 method=one.name,
@@ -205,12 +190,13 @@ def embedding(
                 pca=_points(components_of.coordinates, vectors.items, labels),
                 umap=None if flat is None else _points(flat, vectors.items, labels),
                 queries=queries,
-                purity=purity,
+                purity=judged,
                 files=files,
             )
         )
     if not tables:
         notes.append("no parquet file is written, which takes pyarrow: pip install 'ldsbench[parquet]'")
+    drawn = None if subject.data is None else _drawn(made, subject.data, of, min(k, _SHOWN))
     shown = Embedding(
         verb="embedding",
         about=document.about(subject, {one.name: one.lds for one in found}, time.monotonic() - began),
@@ -220,10 +206,41 @@ def embedding(
         components=components,
         seed=seed,
         methods=made,
-        class_share=None if labels is None else _class_share(labels),
+        class_share=None if labels is None else class_share(labels),
         class_names=[] if subject.data is None else list(subject.data.class_names),
+        picture=drawn is not None,
+        shown=min(k, _SHOWN),
     )
-    return Finding(shown, arrays=arrays, tables=tables)
+    return Finding(shown, arrays=arrays, tables=tables, pictures={} if drawn is None else {"neighbours": drawn})
+
+
+def _drawn(made: Sequence[Embedded], data: Data, of: Of, count: int) -> bytes | None:
+    """Queries with their nearest by scores and by pixels; None of what is no image, or without queries."""
+    pixels = images.Pixels.of(data)
+    queries = list(dict.fromkeys(query.item for method in made for query in method.queries))[:_PICTURED]
+    if pixels is None or not queries:
+        return None
+    x, y = (data.test_x, data.test_y) if of == "targets" else (data.train_x, data.train_y)
+    by_pixels = raw_nearest(x, np.array(queries), count)
+    panels = []
+    for item, raw in zip(queries, by_pixels.tolist(), strict=True):
+
+        def tile(other: int, below: str, item: int = item) -> pictures.Tile:
+            return pictures.Tile(
+                x[other], choice.class_name(int(y[other]), data.class_names), below, y[other] == y[item]
+            )
+
+        right = [tile(other, "") for other in raw]
+        rows = [
+            (method.method, [tile(near.item, f"{near.cosine:.2f}") for near in query.nearest[:count]], right)
+            for method in made[:_SHOWN]
+            for query in method.queries
+            if query.item == item
+        ]
+        title = f"target {item}" if of == "targets" else f"example {item}"
+        shown = pictures.Tile(x[item], choice.class_name(int(y[item]), data.class_names), "", False)
+        panels.append(pictures.Panel(title, shown, rows))
+    return pictures.grid(pixels, panels, count, "nearest by scores", "nearest by pixels")
 
 
 def _train_items(
@@ -328,53 +345,3 @@ def _queries(
         )
         for place, line, values in zip(places, at, cosines, strict=True)
     ]
-
-
-def _purity(vectors: Vectors, data: Data, k: int, notes: list[str], what: str) -> Purity | None:
-    """Of the embedding's neighbours, and of raw examples', over the same items."""
-    x, y = (data.test_x, data.test_y) if vectors.of == "targets" else (data.train_x, data.train_y)
-    labels = y[vectors.items]
-    there = np.flatnonzero(vectors.lengths > 0)
-    if len(there) < len(labels):
-        notes.append(f"{vectors.one.name}: {len(labels) - len(there):,} {what} have no scores but 0, and no neighbours")
-    if len(there) <= k:
-        notes.append(f"{vectors.one.name}: there are too few {what} for the purity of neighbourhoods")
-        return None
-    places = choice.spread(there, JUDGED)
-    if len(places) < len(there):
-        notes.append(f"{vectors.one.name}: purity is that of {len(places):,} {what}, evenly spread, among all")
-    found = (labels[vectors.nearest(places, k)[0]] == labels[places][:, None]).mean(axis=1)
-    raw = (labels[raw_nearest(x[vectors.items], places, k)] == labels[places][:, None]).mean(axis=1)
-    intervals = [_interval(values) for values in (found, raw, found - raw)]
-    return Purity(
-        share=intervals[0][0],
-        share_ci=intervals[0][1],
-        raw=intervals[1][0],
-        raw_ci=intervals[1][1],
-        difference=intervals[2][0],
-        difference_ci=intervals[2][1],
-        items=len(places),
-    )
-
-
-def raw_nearest(x: NDArray[np.float32], places: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """The k nearest other examples by Euclidean distance of what they hold, nearest first; int64 `[len(places), k]`."""
-    from sklearn.metrics.pairwise import euclidean_distances
-
-    flat = x.reshape(len(x), -1)
-    distances = euclidean_distances(flat[places], flat).astype(np.float64)
-    distances[np.arange(len(places)), places] = np.inf
-    return first(-distances, k)[0]
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[float, tuple[float, float] | None]:
-    mean = float(values.mean())
-    if len(values) < 2:
-        return mean, None
-    half = _NORMAL * float(values.std(ddof=1) / np.sqrt(len(values)))
-    return mean, (mean - half, mean + half)
-
-
-def _class_share(labels: NDArray[np.int64]) -> float:
-    counts = np.bincount(labels)
-    return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))

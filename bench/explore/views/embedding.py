@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.explore.blocks import Block, Heading, Lead, Plot, Table
+from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
 from bench.explore.choice import class_name
 from bench.explore.coordinates import Embedded, Embedding, Point
+from bench.explore.pictures import DENSITY
 from bench.report import svg
 from bench.tables.text import Grid, lds
 
@@ -35,11 +36,22 @@ def blocks(found: Embedding) -> list[Block]:
         made += _planes(found, method, at)
     if any(method.purity for method in found.methods):
         made.append(_purity(found))
+    if found.picture:
+        caption = (
+            f"On the left a {one}; then the {found.shown} nearest others, nearest first: by the cosine of their "
+            "vectors, which is written below each, and by the distance of their pixels. A blue frame: of the same class."
+        )
+        alt = f"{_count(len(found.methods[0].queries), one)} with the nearest by scores and by pixels"
+        made.append(Picture("embedding-neighbours.png", alt, caption, density=DENSITY))
     for method in found.methods:
         made.append(_nearest(found, method))
     files = ", ".join(file for method in found.methods for file in method.files)
-    made.append(Lead(f"Files beside this page: {files}. The nearest neighbours are in embedding.csv."))
+    made.append(Lead(f"Files beside this page: {files}."))
     return made
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _planes(found: Embedding, method: Embedded, at: int) -> list[Block]:
@@ -152,11 +164,14 @@ def _nearest(found: Embedding, method: Embedded) -> Table:
         [
             str(query.item),
             *([] if query.label is None else [class_name(query.label, found.class_names)]),
-            _listed(query.nearest, found),
+            _listed(query.nearest[: found.shown], found),
         ]
         for query in method.queries
     ]
-    note = "Numbers of examples; in brackets the class, then the cosine: 1 for vectors of one direction."
+    note = (
+        "Numbers of examples; in brackets the class, then the cosine: 1 for vectors of one direction, 0 for vectors "
+        f"that have nothing to do with each other. embedding.csv lists {found.k}."
+    )
     return Table(f"Nearest neighbours by {method.method}", header, rows, {header[0]}, note)
 
 

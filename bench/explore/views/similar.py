@@ -27,8 +27,8 @@ def blocks(found: Similar) -> list[Block]:
             "A score says what a training example does to the model's answer on one target: above 0, having it in the "
             "training set makes the model surer of the target's true class; below 0, it makes the model less sure. "
             f"Here are the {found.each} highest and the {found.each} lowest scores of {len(found.shown)} targets, by "
-            f"each of {_count(len(found.shown_methods), 'method')}, the best by LDS first. The examples that help are "
-            "mostly alike in looks and class; those that harm are often look-alikes of another class, or mislabelled."
+            f"each of {_count(len(found.shown_methods), 'method')}, the best by LDS first. What helps is often of the "
+            "target's class, and what harms often a look-alike of another; a table below says how often."
         ),
         *_examples(found),
     ]
@@ -97,9 +97,8 @@ def _agreement(found: Similar) -> list[Block]:
             "agreement",
             "Rank-biased overlap of methods",
             "; ".join(f"{one.a} and {one.b}, {one.side}: {lds(one.rbo)}" for one in found.agreement),
-            f"Rank-biased overlap in percent, mean over {found.compared:,} targets: the darker, the more two methods "
-            "name the same examples. Methods can agree less on what harms: those scores are often small, and noise "
-            "decides their order.",
+            f"Rank-biased overlap of the {found.k} most helpful and the {found.k} most harmful examples in percent, mean "
+            f"over {found.compared:,} targets: the darker, the more two methods name the same.",
             lambda: _heat(found, names),
         )
     )
