@@ -168,7 +168,7 @@ def test_the_picture_is_of_neighbours() -> None:
     wide = np.pad(flat.train_x, ((0, 0), (0, 4))), np.pad(flat.test_x, ((0, 0), (0, 4)))
     images = Data(wide[0], flat.train_y, wide[1], flat.test_y, 3, image=(1, 3, 3))
     for of in ("targets", "train"):
-        found = coordinates.embedding(subject({"a": drawn(0), "b": drawn(1)}, images), of=cast(Of, of), query=[3])
+        found = coordinates.embedding(subject({"a": drawn(0), "b": drawn(1)}, images), of=of, query=[3])
         assert found.document.picture
         shown = Image.open(io.BytesIO(found.pictures["neighbours"]))
         shown.load()

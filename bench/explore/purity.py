@@ -84,5 +84,6 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, tuple[float, float] |
 
 
 def class_share(labels: NDArray[np.int64]) -> float:
+    """Share of the other items that are of an item's class, mean over items: purity by chance."""
     counts = np.bincount(labels)
     return float((counts * (counts - 1)).sum() / (len(labels) * (len(labels) - 1)))

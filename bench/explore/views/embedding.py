@@ -39,7 +39,8 @@ def blocks(found: Embedding) -> list[Block]:
     if found.picture:
         caption = (
             f"On the left a {one}; then the {found.shown} nearest others, nearest first: by the cosine of their "
-            "vectors, which is written below each, and by the distance of their pixels. A blue frame: of the same class."
+            "vectors, which is written below each, and by the distance of their pixels. A blue frame: of the same "
+            "class."
         )
         alt = f"{_count(len(found.methods[0].queries), one)} with the nearest by scores and by pixels"
         made.append(Picture("embedding-neighbours.png", alt, caption, density=DENSITY))

@@ -97,8 +97,8 @@ def _agreement(found: Similar) -> list[Block]:
             "agreement",
             "Rank-biased overlap of methods",
             "; ".join(f"{one.a} and {one.b}, {one.side}: {lds(one.rbo)}" for one in found.agreement),
-            f"Rank-biased overlap of the {found.k} most helpful and the {found.k} most harmful examples in percent, mean "
-            f"over {found.compared:,} targets: the darker, the more two methods name the same.",
+            f"Rank-biased overlap of the {found.k} most helpful and the {found.k} most harmful examples in percent, "
+            f"mean over {found.compared:,} targets: the darker, the more two methods name the same.",
             lambda: _heat(found, names),
         )
     )
