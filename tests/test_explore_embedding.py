@@ -179,6 +179,17 @@ def test_the_picture_is_of_neighbours() -> None:
     assert (bare.document.picture, bare.pictures) == (False, {})
 
 
+def test_names_of_classes_keep_their_hyphens() -> None:
+    """And numbers have a minus."""
+    plain = data()
+    named = Data(plain.train_x, plain.train_y, plain.test_x, plain.test_y, 3, class_names=("T-shirt", "b", "c"))
+    text = view.grid(coordinates.embedding(subject({"a": drawn(0)}, named), k=T - 1).document).plain()
+    assert "(T-shirt)" in text
+    assert " −0." in text
+    assert "T−shirt" not in text
+    assert " -0." not in text
+
+
 def test_nothing_varies() -> None:
     found = coordinates.embedding(subject({"a": np.ones((N, T))}, data()))
     assert not found.arrays["pca"].any()

@@ -18,6 +18,7 @@ from bench.explore.document import Document, Finding
 from bench.explore.purity import Purity, class_share, purity, raw_nearest
 from bench.explore.vectors import Of, Principal, Vectors, principal
 from bench.report import images
+from bench.report.markup import number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,7 +233,7 @@ def _drawn(made: Sequence[Embedded], data: Data, of: Of, count: int) -> bytes | 
 
         right = [tile(other, "") for other in raw]
         rows = [
-            (method.method, [tile(near.item, f"{near.cosine:.2f}") for near in query.nearest[:count]], right)
+            (method.method, [tile(near.item, number(near.cosine, 2)) for near in query.nearest[:count]], right)
             for method in made[:_SHOWN]
             for query in method.queries
             if query.item == item

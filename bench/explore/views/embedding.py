@@ -9,6 +9,7 @@ from bench.explore.choice import class_name
 from bench.explore.coordinates import Embedded, Embedding, Point
 from bench.explore.pictures import DENSITY
 from bench.report import svg
+from bench.report.markup import number
 from bench.tables.text import Grid, lds
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _listed(some: Any, found: Embedding) -> str:
     said = []
     for near in some:
         label = "" if near.label is None else f" ({found.class_names[near.label] if found.class_names else near.label})"
-        said.append(f"{near.item}{label} {near.cosine:.2f}".replace("-", "−"))
+        said.append(f"{near.item}{label} {number(near.cosine, 2)}")
     return ", ".join(said) or "none"
 
 
