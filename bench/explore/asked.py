@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,3 +108,13 @@ def root_seed(value: int) -> int:
     if value < 0:
         raise BenchError(f"--seed is {value}: it cannot be negative")
     return value
+
+
+def counts(sizes: Sequence[float], n_train: int) -> list[int]:
+    """Shares of the training set as numbers of examples, ascending, each once; at least one and not all.
+
+    Raises:
+        BenchError: as `shares`.
+    """
+    found = shares(",".join(map(str, sizes)), "--sizes")
+    return sorted({min(n_train - 1, max(1, round(share * n_train))) for share in found})

@@ -75,7 +75,7 @@ def brittleness(
         raise BenchError(f"--count is {count}: at least one target is needed")
     if not 0 < most < 1:
         raise BenchError(f"--most is {most:g}: it is a share of the training set between 0 and 1")
-    grid = _sizes(sizes, subject.n_train)
+    grid = asked.counts(sizes, subject.n_train)
     known = {one.name: one.known() for one in methods}
     notes = _check_known(known, targets)
     bank = _Bank(subject, trainer, each, seed)
@@ -113,12 +113,6 @@ def brittleness(
         reference=Reference.of(subject.title),
     )
     return Finding(document)
-
-
-def _sizes(shares: Sequence[float], n_train: int) -> list[int]:
-    """As numbers of examples, ascending."""
-    asked.shares(",".join(map(str, shares)), "--sizes")
-    return sorted({min(n_train - 1, max(1, round(share * n_train))) for share in shares})
 
 
 def _check_known(known: dict[str, NDArray[np.bool_]], targets: Sequence[int] | None) -> list[str]:

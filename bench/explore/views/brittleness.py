@@ -63,8 +63,7 @@ def blocks(found: Brittleness) -> list[Block]:
 
 
 _HEADER = (
-    *("method", "predicted to flip", "median k", "flipped by these k", "by k random", "by k of its class"),
-    *("times random", "margin per unit of score"),
+    *("method", "predicted", "median k", "flipped", "k random", "k of its class", "times random", "slope"),
 )
 
 
@@ -88,7 +87,7 @@ def _row(one: Flips) -> tuple[str, ...]:
 def _times(one: Flips) -> str:
     if one.times is not None:
         return f"{one.times:.1f}×"
-    return "random: none" if one.verified.count else "–"
+    return "random: 0" if one.verified.count else "–"
 
 
 def _counted(share: Share) -> str:
@@ -101,11 +100,11 @@ def _share(share: Share) -> str:
 
 def _note(found: Brittleness) -> str:
     return (
-        f"A k is predicted up to {found.most:.0%} of the training set ({found.limit:,} examples); other targets count as "
-        "not flipped. The next columns are of the targets with a k. Random controls remove exactly as many examples "
-        "(of the target's class: all, where it has fewer). Flips are told by the max margin (logit of the true class "
-        "less the greatest other), which is below 0 where the answer is wrong. Margin per unit of score: fitted on "
-        f"{found.calibrated_by}."
+        f"Predicted: targets with a k of at most {found.most:.0%} of the training set ({found.limit:,} examples); the next "
+        "columns are of these. Flipped: by removing the k examples that the method names; k random: by removing as many "
+        "random ones; k of its class: as many random ones of the target's class (all, where it has fewer). Flips are "
+        "told by the max margin (logit of the true class less the greatest other), which is below 0 where the answer is "
+        f"wrong. Slope: margin per unit of score, fitted on {found.calibrated_by}."
     )
 
 
@@ -246,8 +245,8 @@ def grid(found: Brittleness) -> Grid:
         f"{found.about.setting}: {len(found.targets)} targets {_origin(found)}; {found.seeds} models per removal.",
     ]
     notes = [
-        f"k: the smallest removal that is predicted to flip, up to {found.most:.0%} of the training set; the columns "
-        "after it are of the targets with a k",
+        f"predicted: targets with a k, the smallest removal that should flip, of at most {found.most:.0%} of the training "
+        "set; flipped: those that removing these k did flip; then as many random examples, and random ones of its class",
         "≤ x%: share of the targets that were seen to flip by removing at most so much",
         *([found.reference.said] if found.reference else []),
         *found.notes,
