@@ -1,4 +1,4 @@
-"""The leaderboard's column of counterfactual scores, from what `bench explore counterfactual` left in a run's folder."""
+"""The leaderboard's column of counterfactual scores, as `bench explore counterfactual` left them in a run's folder."""
 
 from __future__ import annotations
 

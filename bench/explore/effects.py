@@ -72,25 +72,44 @@ def over_groups(parts: Sequence[Part]) -> Estimate:
 
 
 def ceiling(by_seed: Sequence[NDArray[np.float64]]) -> float | None:
-    """The best that `over_groups` could be: `bench.stats.noise_ceiling` of changes `[seeds, groups, targets]` by size."""
+    """The best that `over_groups` could be, by `bench.stats.noise_ceiling`; of `[seeds, groups, targets]` by size."""
     found = []
     for changes in by_seed:
         if len(changes) < 2 or changes.shape[1] < LEAST:
             return None
-        found.append(noise_ceiling(changes).lds)
+        best = noise_ceiling(changes)
+        assert best is not None
+        found.append(best.lds)
     return float(np.mean(found)) if np.isfinite(found).all() else None
 
 
-def over_points(
-    predicted: NDArray[np.float64], actual: NDArray[np.float64], cluster: NDArray[np.int64]
-) -> Estimate:
-    """Spearman's correlation over points; its interval is of clusters of them."""
-    rho, influence = spearman_influence(predicted, actual)
-    if not np.isfinite(rho):
-        return Estimate(None)
-    sums = np.bincount(np.unique(cluster, return_inverse=True)[1], weights=influence) / len(predicted)
-    found = two_way_interval(np.array([float(rho)]), sums, np.zeros(1))
-    return Estimate(float(rho), _interval(found.low, found.high))
+@dataclass(frozen=True)
+class Points:
+    """Points of groups of one size.
+
+    Attributes:
+        predicted, actual: changes, float64 `[points]`.
+        cluster: int `[points]`: points of equal number are no independent samples.
+    """
+
+    predicted: NDArray[np.float64]
+    actual: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+
+
+def over_points(parts: Sequence[Points]) -> Estimate:
+    """Spearman's correlation over points of one size, mean over sizes; the interval is of clusters of points."""
+    total = 0.0
+    sums = np.zeros(1 + max(int(part.cluster.max()) for part in parts))
+    for part in parts:
+        rho, influence = spearman_influence(part.predicted, part.actual)
+        if not np.isfinite(rho):
+            return Estimate(None)
+        total += float(rho) / len(parts)
+        sums += np.bincount(part.cluster, weights=influence, minlength=len(sums)) / (len(influence) * len(parts))
+    used = np.unique(np.concatenate([part.cluster for part in parts]))
+    found = two_way_interval(np.array([total]), sums[used], np.zeros(1))
+    return Estimate(total, _interval(found.low, found.high))
 
 
 @dataclass(frozen=True)
@@ -106,13 +125,12 @@ class Line:
     r2: Estimate
 
 
-def line(
-    predicted: NDArray[np.float64], actual: NDArray[np.float64], *clusters: NDArray[np.int64]
-) -> Line:
+def line(predicted: NDArray[np.float64], actual: NDArray[np.float64], *clusters: NDArray[np.int64]) -> Line:
     """Fit it over points.
 
     Args:
-        predicted, actual: float64 `[points]`.
+        predicted: float64 `[points]`.
+        actual: likewise.
         clusters: int `[points]` each, such as of the targets and of the groups. The variances of jackknives over each
             are added; what both hold is not taken off, so that intervals are rather too wide.
     """
@@ -132,9 +150,7 @@ def line(
         return Line(Estimate(_known(slope)), Estimate(_known(r2)))
     half = t_quantile(1, fewest, 0.95) * np.sqrt(variance)
     ends = max(0.0, float(r2 - half[1])), min(1.0, float(r2 + half[1]))
-    return Line(
-        Estimate(float(slope), (float(slope - half[0]), float(slope + half[0]))), Estimate(float(r2), ends)
-    )
+    return Line(Estimate(float(slope), (float(slope - half[0]), float(slope + half[0]))), Estimate(float(r2), ends))
 
 
 def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

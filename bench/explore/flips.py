@@ -23,7 +23,8 @@ import numpy as np
 from bench.errors import BenchError, InputError
 from bench.explore import asked, calibration
 from bench.explore.document import Finding, about, finite
-from bench.explore.flips_document import SIZES, Brittleness, Case, Curve, Flips, Point, Reference, Tried
+from bench.explore.flips_document import SIZES as SIZES
+from bench.explore.flips_document import Brittleness, Case, Curve, Flips, Point, Reference, Tried
 from bench.explore.retraining import margins_without, models_of, starts
 from bench.explore.shares import Share
 
@@ -87,7 +88,9 @@ def brittleness(
     plans = [_plan(one, slopes[one.name], picked, known[one.name], bank.before, limit) for one in methods]
     _verify(bank, plans, grid, picked)
     controls = _Controls(bank, grid, picked)
-    notes += [f"{n}: its scores have no positive slope, so that it predicts no flip" for n, b in slopes.items() if b <= 0]
+    notes += [
+        f"{n}: its scores have no positive slope, so that it predicts no flip" for n, b in slopes.items() if b <= 0
+    ]
     if bank.lost:
         notes.append(f"{bank.lost} models diverged and are left out")
     document = Brittleness(
@@ -172,7 +175,9 @@ class _Bank:
             raise InputError(f"all models of {self.subject.title} on the full training set diverged")
         return np.asarray(np.nanmean(made.astype(np.float64), axis=0))
 
-    def margins(self, groups: Sequence[NDArray[np.int64]], targets: NDArray[np.int64], what: str) -> NDArray[np.float32]:
+    def margins(
+        self, groups: Sequence[NDArray[np.int64]], targets: NDArray[np.int64], what: str
+    ) -> NDArray[np.float32]:
         """Margins of the targets of models without each group, float32 `[groups, seeds, targets]`."""
         keys = [np.sort(group).tobytes() for group in groups]
         new = {key: group for key, group in zip(keys, groups, strict=True) if key not in self._found}
@@ -316,8 +321,8 @@ class _Controls:
         whole = np.arange(len(train_y))
         pools = {(-1, draw): whole for draw in range(_DRAWS)}
         for label in np.unique(labels):
-            mine = np.flatnonzero(train_y == label)
-            pools |= {(int(label), draw): mine for draw in range(_CLASS_DRAWS)}
+            members = np.flatnonzero(train_y == label)
+            pools |= {(int(label), draw): members for draw in range(_CLASS_DRAWS)}
         orders = {key: _draw(pool, len(pool), [bank.seed, _GRID, key[0] + 1, key[1]]) for key, pool in pools.items()}
         groups = [order[:size] for order in orders.values() for size in grid]
         made = bank.margins(groups, targets, "models without random examples")
@@ -326,10 +331,10 @@ class _Controls:
         by_size = flipped.reshape(len(orders), len(grid), len(targets))
         ever = np.maximum.accumulate(by_size, axis=1)
         keys = list(orders)
-        self.random = ever[[key[0] == -1 for key in keys]].mean(axis=(0, 2))
+        self.random = ever[np.array([key[0] == -1 for key in keys])].mean(axis=(0, 2))
         own = np.zeros((len(grid), len(targets)))
         for label in np.unique(labels):
-            mine = [key[0] == label for key in keys]
+            mine = np.array([key[0] == label for key in keys])
             own[:, labels == label] = ever[mine][:, :, labels == label].mean(axis=0)
         self.same_class = own.mean(axis=1)
 

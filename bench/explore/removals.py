@@ -22,8 +22,9 @@ from bench import hashing
 from bench.errors import BenchError, InputError
 from bench.explore import asked, calibration, effects
 from bench.explore.document import Finding, about
-from bench.explore.effects import Estimate, Part
-from bench.explore.removals_document import KINDS, SIZES, Cell, Counterfactual, Half, Kind, Predicted, Scatter
+from bench.explore.effects import Estimate, Part, Points
+from bench.explore.removals_document import KINDS, Cell, Counterfactual, Half, Kind, Predicted, Scatter
+from bench.explore.removals_document import SIZES as SIZES
 from bench.explore.retraining import margins_without, models_of, starts
 from bench.scorer import lds
 from bench.stats import noise_ceiling
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 COUNT, SEEDS, DRAWS, HALVES = 30, 3, 20, 200
 _METHODS = 5  # that pick groups
 _DRAWN, _POINTS = 3, 150  # methods of the scatter plot, and its points per kind
+_OF_CLASS = 0.75  # of a class may be removed: models that hardly know a class are another matter
 _PICK, _RANDOM, _CLASS, _HALF, _SCATTER = 21, 22, 23, 24, 25  # streams of the root seed
 _WHAT = "explore counterfactual trains models"
 _Z = 1.959963984540054
@@ -100,7 +102,7 @@ def counterfactual(
     each = models_of(subject, seeds, SEEDS)
     counts = asked.counts(sizes, subject.n_train)
     for flag, value, least in (("--count", count, 1), ("--draws", draws, effects.LEAST), ("--halves", halves, 0)):
-        if value < least or flag == "--halves" and 0 < value < 3:
+        if value < least or (flag == "--halves" and 0 < value < 3):
             what = "0, or at least 3" if flag == "--halves" else f"at least {least}"
             raise BenchError(f"{flag} is {value}: it takes {what}")
     named = _files(files, subject.n_train)
@@ -243,7 +245,8 @@ def _groups(
         made += [Removed("random", k, order[:k], draw, n_targets + draw) for k in counts]
         mine = np.flatnonzero(labels == classes[draw % len(classes)])
         order = np.random.default_rng([seed, _CLASS, draw]).permutation(mine)
-        made += [Removed("class", k, order[:k], draw, n_targets + draws + draw) for k in counts]
+        some = [k for k in counts if k <= _OF_CLASS * len(mine)]
+        made += [Removed("class", k, order[:k], draw, n_targets + draws + draw) for k in some]
     return [group for group in made if len(group.members) < subject.n_train]
 
 
@@ -284,7 +287,7 @@ class _World:
         return [self._part(kinds, size) for size in sizes]
 
     def _part(self, kinds: Sequence[str], size: int) -> Part:
-        rows = self._rows(kinds, size)
+        rows = np.array(self._rows(kinds, size), np.int64)
         cluster = np.array([self.groups[at].cluster for at in rows], np.int64)
         return Part(self.predicted[np.ix_(rows, self.where)], self.actual[np.ix_(rows, self.where)], cluster)
 
@@ -323,7 +326,7 @@ class _World:
             if all(len(part.cluster) >= effects.LEAST for part in parts):
                 spearman = effects.over_groups(parts)
         elif len(predicted) >= effects.LEAST:
-            spearman = effects.over_points(predicted, actual, target)
+            spearman = effects.over_points(self._points(kind, size))
         if len(predicted) >= effects.LEAST:
             several = len(np.unique(cluster)) > 1 and kind != "top"
             line = effects.line(predicted, actual, target, *((cluster,) if several else ()))
@@ -337,9 +340,15 @@ class _World:
             r2=line.r2,
         )
 
+    def _points(self, kind: Kind, size: int | None) -> list[Points]:
+        """By size; groups of files have each their own, and are taken together."""
+        sizes = {group.size for group in self.groups if group.kind == kind}
+        each = sorted(sizes) if size is None and kind != "file" else [size]
+        return [Points(*self.points(kind, one)[:3]) for one in each]
+
     def scatter(self, kinds: Sequence[Kind], seed: int) -> Scatter:
         """Random points of each kind."""
-        made = {}
+        made: dict[str, list[tuple[float, float]]] = {}
         for kind in kinds:
             predicted, actual, *_ = self.points(kind, None)
             some = np.random.default_rng([seed, _SCATTER]).permutation(len(predicted))[:_POINTS]

@@ -124,9 +124,9 @@ def _legend(board: Leaderboard) -> Iterator[str]:
     removed = next((row.counterfactual for row in board.methods if row.counterfactual), None)
     if removed is not None:
         yield (
-            "counterfactual: Spearman's correlation of predicted with actual changes of margins when groups of one size "
-            f"are removed, mean over sizes and targets ({removed.removals:,} groups, models trained without each; no "
-            "part of the ranking)"
+            "counterfactual: Spearman's correlation of predicted with actual changes of margins when groups of one "
+            f"size are removed, mean over sizes and targets ({removed.removals:,} groups, models trained without each; "
+            "no part of the ranking)"
         )
     yield from _chance(board)
 

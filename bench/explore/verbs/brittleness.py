@@ -15,9 +15,9 @@ HELP = "how few training examples must go for a target to be misclassified; veri
 DESCRIPTION = (
     "For each target the smallest number k of training examples whose removal is predicted to make the model "
     "misclassify it, by each method; then models are trained without them, without as many random examples, without "
-    "as many of the target's class, and without the highest scores in a grid of sizes (Ilyas et al. 2022, section 4.1). "
-    "Targets are a random sample of those that models of the full training set classify rightly on average, so that "
-    "the shares that flip are estimates for all of these. Scores are put into units of margins by one slope per "
+    "as many of the target's class, and without the highest scores in a grid of sizes (Ilyas et al. 2022, section "
+    "4.1). Targets are a random sample of those that models of the full training set classify rightly on average, so "
+    "that the shares that flip are estimates for all of these. Scores are put into units of margins by one slope per "
     "method, fitted on tune rows of the ground truth, never on rows that judge."
 )
 

@@ -62,9 +62,7 @@ def blocks(found: Brittleness) -> list[Block]:
     return made
 
 
-_HEADER = (
-    *("method", "predicted", "median k", "flipped", "k random", "k of its class", "times random", "slope"),
-)
+_HEADER = (*("method", "predicted", "median k", "flipped", "k random", "k of its class", "times random", "slope"),)
 
 
 def _origin(found: Brittleness) -> str:
@@ -100,11 +98,11 @@ def _share(share: Share) -> str:
 
 def _note(found: Brittleness) -> str:
     return (
-        f"Predicted: targets with a k of at most {found.most:.0%} of the training set ({found.limit:,} examples); the next "
-        "columns are of these. Flipped: by removing the k examples that the method names; k random: by removing as many "
-        "random ones; k of its class: as many random ones of the target's class (all, where it has fewer). Flips are "
-        "told by the max margin (logit of the true class less the greatest other), which is below 0 where the answer is "
-        f"wrong. Slope: margin per unit of score, fitted on {found.calibrated_by}."
+        f"Predicted: targets with a k of at most {found.most:.0%} of the training set ({found.limit:,} examples); the "
+        "next columns are of these. Flipped: by removing the k examples that the method names; k random: by removing "
+        "as many random ones; k of its class: as many random ones of the target's class (all, where it has fewer). "
+        "Flips are told by the max margin (logit of the true class less the greatest other), which is below 0 where "
+        f"the answer is wrong. Slope: margin per unit of score, fitted on {found.calibrated_by}."
     )
 
 
@@ -125,8 +123,8 @@ def _by_size(found: Brittleness) -> Table:
         header,
         rows,
         set(header[1:]),
-        "Verified by training: the smallest size that flips a target is searched by bisection, so that a method's share "
-        "is what was seen, and at least that many can be flipped. Controls were trained at every size: "
+        "Verified by training: the smallest size that flips a target is searched by bisection, so that a method's "
+        "share is what was seen, and at least that many can be flipped. Controls were trained at every size: "
         f"{found.random.draws} random groups, {found.same_class.draws} of each class, means over them; once a whole "
         "class is gone, all its targets flip.",
     )
@@ -146,8 +144,10 @@ def _cases(found: Brittleness) -> Table:
     best = found.methods[0]
     order = sorted(best.cases, key=lambda case: (case.smallest is None, case.smallest or 0, case.before))
     rows = [_case(case) for case in order[:_SHOWN]]
-    header = ("target", "class", "margin before", "predicted k", "margin after", "seeds wrong", "after k random")
-    header = (*header, "least that flipped")
+    header = (
+        *("target", "class", "margin before", "predicted k", "margin after", "seeds wrong", "after k random"),
+        "least that flipped",
+    )
     return Table(
         f"The {len(rows)} most brittle targets by {best.name}",
         header,
@@ -245,8 +245,8 @@ def grid(found: Brittleness) -> Grid:
         f"{found.about.setting}: {len(found.targets)} targets {_origin(found)}; {found.seeds} models per removal.",
     ]
     notes = [
-        f"predicted: targets with a k, the smallest removal that should flip, of at most {found.most:.0%} of the training "
-        "set; flipped: those that removing these k did flip; then as many random examples, and random ones of its class",
+        f"predicted: targets with a k, the smallest removal that should flip, of at most {found.most:.0%} of the "
+        "training set; flipped: those that removing these k did flip; then as many random examples, and random ones of its class",
         "≤ x%: share of the targets that were seen to flip by removing at most so much",
         *([found.reference.said] if found.reference else []),
         *found.notes,
