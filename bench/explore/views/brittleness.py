@@ -246,7 +246,7 @@ def grid(found: Brittleness) -> Grid:
     ]
     notes = [
         f"predicted: targets with a k, the smallest removal that should flip, of at most {found.most:.0%} of the "
-        "training set; flipped: those that removing these k did flip; then as many random examples, and random ones of its class",
+        "training set; flipped: those that removing these k did flip; k random, k of its class: that as many others do",
         "≤ x%: share of the targets that were seen to flip by removing at most so much",
         *([found.reference.said] if found.reference else []),
         *found.notes,

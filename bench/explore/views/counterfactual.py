@@ -24,6 +24,7 @@ _LOOKS = {
     "class": (svg.SERIES[1], "^", "random examples of one class"),
     "file": (svg.SERIES[3], "s", "groups from files"),
 }
+_SHORT = {"top": "highest", "random": "random", "class": "one class", "file": "files"}
 _METHOD_LOOKS = (
     *((svg.SERIES[0], "o", "-"), (svg.SERIES[1], "s", (0, (5, 2))), (svg.SERIES[3], "^", (0, (1, 1.5)))),
     *((svg.SERIES[2], "D", (0, (6, 2, 1, 2))), (svg.MARK, "v", (0, (3, 1, 1, 1, 1, 1)))),
@@ -114,8 +115,7 @@ def _sizes(found: Counterfactual) -> str:
 
 
 def _header(found: Counterfactual) -> tuple[str, ...]:
-    kinds = {"top": "highest", "random": "random", "class": "one class", "file": "files"}
-    return ("method", "score", "95% interval", *(kinds[kind] for kind in kinds if found.groups.get(kind)), "LDS")
+    return ("method", "score", "95% interval", *(_SHORT[kind] for kind in found.groups), "LDS")
 
 
 def _row(one: Predicted, found: Counterfactual) -> tuple[str, ...]:
@@ -161,8 +161,8 @@ def _calibration(found: Counterfactual, what: str, caption: str, note: str) -> T
     for at, cell in enumerate(methods[0].cells):
         if cell.removed is None and sum(other.kind == cell.kind for other in methods[0].cells) > 1:
             continue  # its sizes are there one by one
-        size = "" if cell.removed is None else f", {cell.removed:,} removed"
-        rows.append((_LOOKS[cell.kind][2] + size, *(_valued(getattr(one.cells[at], what)) for one in methods)))
+        size = "" if cell.removed is None else f", {cell.removed:,}"
+        rows.append((_SHORT[cell.kind] + size, *(_valued(getattr(one.cells[at], what)) for one in methods)))
     return Table(caption, header, rows, set(header[1:]), note)
 
 
