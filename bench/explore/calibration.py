@@ -103,11 +103,3 @@ def sums(scores: NDArray[np.floating], masks: NDArray[np.bool_], targets: NDArra
         slab = np.asarray(scores[at : at + _SLAB])[:, targets].astype(np.float64)
         found += masks[:, at : at + _SLAB].astype(np.float64) @ slab
     return found
-
-
-def columns(scores: NDArray[np.floating], targets: NDArray[np.integer]) -> NDArray[np.float64]:
-    """The scores of some targets, float64 `[targets, n_train]`, likewise read by slabs."""
-    found = np.empty((len(targets), len(scores)))
-    for at in range(0, len(scores), _SLAB):
-        found[:, at : at + _SLAB] = np.asarray(scores[at : at + _SLAB])[:, targets].T
-    return found

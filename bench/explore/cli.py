@@ -163,7 +163,7 @@ def _made(name: str, subject: Subject, given: argparse.Namespace, out: Path | No
 
 def _rewrite(subject: Subject, made: list[Document]) -> None:
     """The run's own files, where something was found that its leaderboard has a column for."""
-    if any(document.verb == "counterfactual" for finding in made):
+    if any(document.verb == "counterfactual" for document in made):
         from bench import results
 
         results.rewrite(subject.path, subject.why if subject.data is None else subject.data)

@@ -230,7 +230,7 @@ def _plan(
     before: NDArray[np.float64],
     limit: int,
 ) -> _Plan:
-    scores = calibration.columns(one.scores, targets)
+    scores = one.columns(targets).astype(np.float64)
     order = np.argsort(-scores, axis=1, kind="stable")
     there = [at for at, target in enumerate(targets) if known[target]]
     predicted = {}

@@ -234,7 +234,7 @@ def _groups(
     """Those of all sizes. A draw is nested: what is removed at one size is part of what is removed at the next."""
     made: list[Removed] = []
     for one in pickers:
-        order = np.argsort(-calibration.columns(one.scores, targets), axis=1, kind="stable")
+        order = np.argsort(-one.columns(targets), axis=1, kind="stable")
         for at, target in enumerate(targets):
             if known[one.name][target]:
                 made += [Removed("top", k, order[at, :k], at, at) for k in counts]
