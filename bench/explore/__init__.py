@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 _LAZY = {
     "embedding": "bench.explore.coordinates",
     "Subject": "bench.explore.subject",
+    "brittleness": "bench.explore.flips",
+    "counterfactual": "bench.explore.removals",
     "open_subject": "bench.explore.subject",
     "similar": "bench.explore.toplists",
     "write": "bench.explore.files",
@@ -24,6 +26,8 @@ __all__ = sorted(_LAZY)
 if TYPE_CHECKING:
     from bench.explore.coordinates import embedding as embedding
     from bench.explore.files import write as write
+    from bench.explore.flips import brittleness as brittleness
+    from bench.explore.removals import counterfactual as counterfactual
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject
     from bench.explore.toplists import similar as similar

@@ -97,6 +97,8 @@ def run(given: argparse.Namespace) -> int:
                 if not every:
                     raise
                 refused[name] = error
+        if subject.is_run and out is not None and out.resolve() == (subject.path / "explore").resolve():
+            _rewrite(subject, made)
     if not made:
         raise next(iter(refused.values()))
     for document in made:
@@ -157,6 +159,15 @@ def _made(name: str, subject: Subject, given: argparse.Namespace, out: Path | No
         files.write(out, finding)
         subject.progress.say(f"written to {out / name}.html, .json and .csv")
     return finding.document
+
+
+def _rewrite(subject: Subject, made: list[Document]) -> None:
+    """The run's own files, where something was found that its leaderboard has a column for."""
+    if any(document.verb == "counterfactual" for document in made):
+        from bench import results
+
+        results.rewrite(subject.path, subject.why if subject.data is None else subject.data)
+        subject.progress.say(f"{subject.path / 'leaderboard.json'} has the counterfactual scores")
 
 
 def _show(document: Document, as_json: bool, one_of_many: bool) -> None:

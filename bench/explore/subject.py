@@ -140,7 +140,7 @@ class Subject:
         return self.data
 
     def trainer(self, what: str) -> Trainer:
-        """What trains the setting's model on subsets; `what` as for `examples`.
+        """What trains the setting's model on subsets, by the store's protocol; `what` as for `examples`.
 
         Raises:
             NoExamplesError: there is nothing to train on.
@@ -149,7 +149,8 @@ class Subject:
 
         data = self.examples(what)
         assert self.setting is not None
-        return Trainer(self.setting.recipe, data, pick_device(self.device))
+        protocol = "expectation" if self.truth.meta is None else self.truth.meta.identity.protocol
+        return Trainer(self.setting.recipe, data, pick_device(self.device), protocol=protocol)
 
     def mean_margins(self) -> NDArray[np.float64]:
         """Mean margin of each target over all models of the ground truth, float64 `[n_targets]`."""
