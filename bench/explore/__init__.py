@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 _LAZY = {
     "embedding": "bench.explore.coordinates",
+    "leakage": "bench.explore.duplicates",
     "Subject": "bench.explore.subject",
     "brittleness": "bench.explore.flips",
     "counterfactual": "bench.explore.removals",
@@ -25,6 +26,7 @@ __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
     from bench.explore.coordinates import embedding as embedding
+    from bench.explore.duplicates import leakage as leakage
     from bench.explore.files import write as write
     from bench.explore.flips import brittleness as brittleness
     from bench.explore.removals import counterfactual as counterfactual

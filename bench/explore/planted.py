@@ -37,7 +37,15 @@ class Planted:
 
 @contextmanager
 def planted(
-    subject: Subject, what: str, data: Data, wanted: Sequence[Scored], out: Path | None, models: int, seed: int = 0
+    subject: Subject,
+    what: str,
+    data: Data,
+    wanted: Sequence[Scored],
+    out: Path | None,
+    models: int,
+    seed: int = 0,
+    *,
+    needed: bool = True,
 ) -> Iterator[Planted]:
     """Train models on other examples by the subject's recipe, and run methods on them.
 
@@ -46,10 +54,11 @@ def planted(
         what: was planted, in one word: part of the setting's name.
         data: the examples with what was planted.
         wanted: methods by whose names those to run are known.
-        out: what `bench explore` writes to; the run lies in it as `planted-WHAT` and is used again. Without, it is
-            removed afterwards.
+        out: what `bench explore` writes to; the run lies in it as `planted-WHAT`, of a root seed other than 0 as
+            `planted-WHAT-SEED`, and is used again. Without, it is removed afterwards.
         models: rows of the ground truth, as `bench run --models`.
         seed: root seed.
+        needed: whether there must be scores of a method; otherwise the models alone may do.
 
     Raises:
         BenchError: no method could run, or what `bench run` raises.
@@ -63,8 +72,11 @@ def planted(
             picked += methods.chosen([one.name])
         except BenchError as error:
             missing[one.name] = f"it cannot be run on other examples ({error})"
+    if needed and not picked:
+        raise _nothing(what, missing)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        folder = (Path(scratch) if out is None else out / f"planted-{what}").absolute()
+        name = f"planted-{what}-{seed}" if seed else f"planted-{what}"
+        folder = (Path(scratch) if out is None else out / name).absolute()
         atomic.writable_folder(folder)
         options = runner.Options(models=models, seed=seed, device=subject.device)
         board = runner.run_on(
@@ -83,10 +95,14 @@ def planted(
                 missing[row.name] = row.reason or "it made no scores"
                 continue
             made.append(Scored(row.name, np.load(folder / row.scores, mmap_mode="r", allow_pickle=False), row.lds))
-        if not made:
-            why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-            raise BenchError(f"no method has scores on the examples with {what} planted ({why or 'none was named'})")
+        if needed and not made:
+            raise _nothing(what, missing)
         opened = Subject(
             folder, True, truth, made, board, setting, data, device=subject.device, progress=subject.progress
         )
         yield Planted(opened, len(truth.masks), missing)
+
+
+def _nothing(what: str, missing: dict[str, str]) -> BenchError:
+    why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    return BenchError(f"no method has scores on the examples with {what} planted ({why or 'none was named'})")
