@@ -17,6 +17,7 @@ _LAZY = {
     "Subject": "bench.explore.subject",
     "brittleness": "bench.explore.flips",
     "counterfactual": "bench.explore.removals",
+    "mislabel": "bench.explore.label_noise",
     "open_subject": "bench.explore.subject",
     "similar": "bench.explore.toplists",
     "write": "bench.explore.files",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from bench.explore.files import write as write
     from bench.explore.flips import brittleness as brittleness
     from bench.explore.removals import counterfactual as counterfactual
+    from bench.explore.label_noise import mislabel as mislabel
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject
     from bench.explore.toplists import similar as similar

@@ -124,4 +124,5 @@ def _jpeg(x: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.flo
     buffer = io.BytesIO()
     Image.fromarray(made[..., 0] if made.shape[2] == 1 else made).save(buffer, "JPEG", quality=_QUALITY)
     again = np.asarray(Image.open(buffer), np.float32).reshape(made.shape).transpose(2, 0, 1) / 255
-    return (low + again * span).astype(np.float32)
+    back: NDArray[np.float32] = (low + again * span).astype(np.float32)
+    return back

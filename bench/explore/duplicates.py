@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 PRECISION = 0.95
 EUCLIDEAN, CORRELATED, FEATURES = "pixels, distance", "pixels, correlation", "features, cosine"
-_NEIGHBOURS = {EUCLIDEAN, CORRELATED, FEATURES}
 _SIMILARITY = "similarity"  # the method that compares what enters the last layer
 _LISTED = 50  # suspects of each method that are kept
 _PICTURED = 8
@@ -297,8 +296,10 @@ def _evaluation(
                 rows[one.name] = pairs_of(one.scores, statistic), False
         rows[EUCLIDEAN] = nearest(made.data, EUCLIDEAN), True
         rows[CORRELATED] = nearest(made.data, CORRELATED), True
-        rows |= {FEATURES: (pairs_of(one.scores, "top"), True) for one in methods if one.name == _SIMILARITY}
-        statistics = {
+        for one in methods:
+            if one.name == _SIMILARITY:
+                rows[FEATURES] = pairs_of(one.scores, "top"), True
+        statistics: dict[str, dict[str, float]] = {
             one.name: {what: _curve(made, pairs_of(one.scores, what), None, seed).average for what in STATISTICS}
             for one in methods
             if one.name in asked_for

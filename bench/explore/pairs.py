@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bench.datasets import Data
 
 _INK, _SOFT = "#1a1f26", "#56606c"  # as the page's light theme has them: a picture does not change with it
-_NAME, _CELL, _TALL, _DPI = 1.9, 1.12, 0.82, 160  # inches
+_NAME, _CELL, _TALL = 1.9, 1.12, 0.82  # inches
+_DPI = 96  # what a page shows pixel by pixel
 
 
 def sheet(data: Data, rows: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> bytes | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bench.explore import lines
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
 from bench.explore.copies import MEANING
-from bench.explore.duplicates import CORRELATED, EUCLIDEAN, FEATURES, PRECISION, Evaluation, Leakage, Rated, Suspect
+from bench.explore.duplicates import PRECISION, Evaluation, Leakage, Suspect
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.report.markup import number
@@ -106,10 +106,12 @@ def _evaluation(found: Leakage, rated: Evaluation) -> list[Block]:
             "of copies found so far; the best curve runs along the top to the right. Each panel has the copies of one "
             "kind among the targets that are no copies. Grey lines are baselines that only compare the examples "
             f"themselves, by pixels or by what enters a trained network's last layer. Line at {PRECISION}: one false "
-            f"alarm in twenty. A random pair is right with a chance of 1 in {found.about.n_train:,}.",
+            "alarm in twenty. A training example drawn at random is the one that was copied with a chance of 1 in "
+            f"{found.about.n_train:,}.",
             lambda: _curves(rated),
         ),
-        _table(rated),
+        _averages(rated),
+        _recalls(rated),
         _statistics(rated),
         Lead(
             "An exact copy of a training example in the test set makes the model's margin on it depend strongly on "
@@ -179,33 +181,40 @@ def _curves(rated: Evaluation) -> Figure:
     return made
 
 
-def _table(rated: Evaluation) -> Table:
+def _averages(rated: Evaluation) -> Table:
     kinds = list(rated.kinds)
     by = {(one.name, one.kind): one for one in rated.rated}
-    header = ["method", "LDS", *(f"{kind}: average precision" for kind in kinds)]
-    header += [f"{kind}: recall" for kind in kinds]
+    header = ["method", "LDS", *kinds]
     rows = []
     for name, baseline in _names(rated):
-        cells = [by[name, kind] for kind in kinds]
-        rows.append(
-            (
-                f"{name} (baseline)" if baseline else name,
-                "–" if baseline else lds(rated.lds.get(name)),
-                *(f"{lds(one.average)} {interval(one.ci)}" for one in cells),
-                *(_recall(one) for one in cells),
-            )
-        )
+        cells = [f"{lds(by[name, kind].average)} {interval(by[name, kind].ci)}" for kind in kinds]
+        rows.append((_labelled(name, baseline), "–" if baseline else lds(rated.lds.get(name)), *cells))
     note = (
-        "Average precision: the area under the curve, with the 95% interval of a bootstrap over targets. Recall: the "
-        f"largest share of copies that is found while at least {PRECISION:.0%} of the pairs named are right, with "
-        f"Wilson's 95% interval. Baselines: {EUCLIDEAN}, {CORRELATED}, and {FEATURES} of what enters the last layer of "
-        "five trained models."
+        "The area under the curve, with the 95% interval of a bootstrap over targets. Baselines: pixels by Euclidean "
+        "distance and by correlation, and the cosine of what enters the last layer, mean over five trained models."
     )
-    return Table("Copies found, by method and kind", header, rows, set(header[1:]), note)
+    return Table("Average precision, by method and kind of copy", header, rows, set(header[1:]), note)
 
 
-def _recall(one: Rated) -> str:
-    return f"{one.recall:.2f} {interval(one.recall_ci)}"
+def _recalls(rated: Evaluation) -> Table:
+    kinds = list(rated.kinds)
+    by = {(one.name, one.kind): one for one in rated.rated}
+    header = ["method", *kinds, "copies named rightly"]
+    rows = []
+    for name, baseline in _names(rated):
+        cells = [f"{by[name, kind].recall:.2f} {interval(by[name, kind].recall_ci)}" for kind in kinds]
+        whole = by[name, "all"]
+        rows.append((_labelled(name, baseline), *cells, f"{whole.named} of {whole.planted}"))
+    note = (
+        f"The largest share of copies that is found while at least {PRECISION:.0%} of the pairs named are right, with "
+        "Wilson's 95% interval; so a single natural near-duplicate near the top costs much of it. Last column: copies "
+        "whose most alike training example is the one that was copied, wherever they are in the ranking."
+    )
+    return Table(f"Recall at a precision of {PRECISION} or more", header, rows, set(header[1:]), note)
+
+
+def _labelled(name: str, baseline: bool) -> str:
+    return f"{name} (baseline)" if baseline else name
 
 
 def _statistics(rated: Evaluation) -> Table:
@@ -241,7 +250,7 @@ def grid(found: Leakage) -> Grid:
     header = ["method", "LDS", "all", *kinds, *(f"recall: {kind}" for kind in kinds)]
     rows = [
         (
-            f"{name} (baseline)" if baseline else name,
+            _labelled(name, baseline),
             "–" if baseline else lds(rated.lds.get(name)),
             *(lds(by[name, kind].average) for kind in ("all", *kinds)),
             *(f"{by[name, kind].recall:.2f}" for kind in kinds),
