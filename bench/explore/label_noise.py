@@ -240,8 +240,8 @@ def _own(subject: Subject) -> dict[str, tuple[NDArray[np.float64], bool]]:
     name = next((name for name in ("train_margins", "train_correct") if name in truth.schema), None)
     if name is None:
         raise InputError(
-            f"{truth.path} keeps no outputs on its training examples, which --no-plant ranks them by: train with "
-            "--keep train-margins"
+            f"{truth.path} keeps no outputs on its training examples, which --no-plant ranks them by: name a "
+            "store of bench train --keep train-margins"
         )
     rows = truth.rows(np.flatnonzero(truth.completed), as_stored=True)
     return _of_models(rows.masks, rows.train[name])

@@ -97,6 +97,8 @@ def cosines(scores: NDArray[np.float64], power: float = POWER, steps: int = STEP
     made: NDArray[np.float64] = (u * s**power) @ v
     made /= _positive(length)[:, None]
     made /= _positive(across)
+    made[~scores.any(axis=1)] = 0  # not what rounding leaves of them
+    made[:, ~scores.any(axis=0)] = 0
     return made
 
 

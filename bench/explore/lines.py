@@ -14,6 +14,7 @@ _METHODS: tuple[tuple[str, Any, str], ...] = (
     (svg.SERIES[3], (0, (6, 2, 1, 2)), "^"),
     (svg.INK, (0, (3, 1.5)), "D"),
     (svg.SERIES[2], (0, (1.2, 1.2)), "v"),
+    (svg.WARN, (0, (8, 2, 1, 2, 1, 2)), "P"),
 )
 _BASELINES: tuple[tuple[str, Any, str], ...] = (
     (svg.SOFT, (0, (1, 2)), "x"),

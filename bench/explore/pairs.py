@@ -53,18 +53,26 @@ def faces(data: Data, examples: Sequence[int], said: Sequence[str], each: int) -
     if pixels is None or not len(examples):
         return None
     made = [(_picture(pixels, data.train_x[at]), words) for at, words in zip(examples, said, strict=True)]
-    return drawn([("", made[at : at + each]) for at in range(0, len(made), each)], each)
+    return drawn([("", made[at : at + each]) for at in range(0, len(made), each)], each, 0.78)
 
 
-def drawn(rows: Sequence[tuple[str, Sequence[tuple[NDArray[np.float32], str]]]], most: int) -> bytes:
-    """Pictures `[height, width, channels]` of 0 … 1 in a grid, with words below each and a name on each row."""
+def drawn(
+    rows: Sequence[tuple[str, Sequence[tuple[NDArray[np.float32], str]]]], most: int, cell: float = _CELL
+) -> bytes:
+    """Pictures `[height, width, channels]` of 0 … 1 in a grid, with words below each and a name on each row.
+
+    Args:
+        rows: names, with pictures and words.
+        most: pictures in the longest row.
+        cell: width of a picture with its margin, in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     from bench.report import svg
 
     left = _NAME if any(name for name, _ in rows) else 0.06
-    width, height = left + most * _CELL + 0.05, len(rows) * _TALL + 0.03
+    width, height = left + most * cell + 0.05, len(rows) * _TALL + 0.03
     with svg.style(), mpl.rc_context({"text.color": _INK}):
         figure = Figure(figsize=(width, height))
         for at, (name, some) in enumerate(rows):
@@ -72,7 +80,7 @@ def drawn(rows: Sequence[tuple[str, Sequence[tuple[NDArray[np.float32], str]]]],
             if name:
                 figure.text(0.06 / width, top - 0.25 / height, _broken(name), va="center", fontsize=8, parse_math=False)
             for place, (picture, words) in enumerate(some):
-                box = ((left + place * _CELL) / width, top - 0.5 / height, (_CELL - 0.1) / width, 0.5 / height)
+                box = ((left + place * cell) / width, top - 0.5 / height, (cell - 0.1) / width, 0.5 / height)
                 axes: Axes = figure.add_axes(box)
                 axes.imshow(picture, vmin=0, vmax=1, cmap="gray", interpolation="nearest")
                 axes.set_axis_off()

@@ -16,7 +16,7 @@ DESCRIPTION = (
     "Training examples ranked by how much each raises the models' margin on itself: self-influence by each method, and "
     "memorization by the models alone. Some labels are made wrong, models are trained with them, the methods are run "
     "with the training examples as targets, and the wrong labels are looked for. A file of labels may take the place "
-    "of planted ones; --no-plant ranks the run's own training examples and trains nothing."
+    "of planted ones; --no-plant ranks by the models of the store as it is, and trains nothing."
 )
 
 
@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--plant",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="train with wrong labels; else rank by the run's own models (bench run --keep train-margins)",
+        help="train with wrong labels; else rank by the models there are, of a store of bench train --keep train-margins",
     )
     parser.add_argument("--share", type=float, default=0.1, metavar="X", help="of the labels to make wrong (0.1)")
     parser.add_argument(

@@ -94,9 +94,19 @@ def _plot(found: Mislabel) -> Plot:
         "; ".join(f"{one.name}: AUC {lds(one.auc)}" for one in found.told),
         "Someone who checks labels starts with the most suspicious: how many of the wrong labels are found, by how "
         "many examples have been looked at. The thin line on the left is the best that can be: every look finds a "
-        "wrong label. The diagonal is chance. Grey lines are baselines, which need no attribution method.",
+        "wrong label; the light line near the bottom is chance. Grey lines are baselines, which need no attribution "
+        "method: a method is worth its cost only where it is above them.",
         lambda: _curves(found),
     )
+
+
+def _seen(found: Mislabel) -> float:
+    """Where the axis ends, in percent: soon after every method has found all."""
+    last = 0.0
+    for one in found.told:
+        if not one.baseline:
+            last = max(last, min(x for x, y in zip(one.inspected, one.recalls, strict=True) if y >= 1))
+    return min(100.0, max(200 * (found.share or 0), 110 * last))
 
 
 def _curves(found: Mislabel) -> Figure:
@@ -115,7 +125,7 @@ def _curves(found: Mislabel) -> Figure:
         x, y = [100 * value for value in one.inspected], [100 * value for value in one.recalls]
         every = max(1, len(x) // 9)
         handles += axes.plot(x, y, **style[one.name], markevery=(at * every // 8, every))
-    axes.set_xlim(0, 100)
+    axes.set_xlim(0, _seen(found))
     axes.set_ylim(0, 102)
     axes.grid()
     axes.set_xlabel("training examples looked at, %")
