@@ -105,7 +105,7 @@ def test_other_statistics_as_numpy_has_them(monkeypatch: pytest.MonkeyPatch) -> 
             "z": (column[-1] - np.median(column)) / spread,
         }
         if target == 0:
-            found = {name: likeness.pairs(scores, name) for name in ("top", "gap", "z")}  # type: ignore[arg-type]
+            found = {name: likeness.pairs(scores, name) for name in ("top", "gap", "z")}
         for name, value in wanted.items():
             assert found[name].value[target] == pytest.approx(value)
             assert found[name].train[target] == scores[:, target].argmax()
@@ -133,7 +133,7 @@ def test_copies_are_found_though_others_have_larger_scores() -> None:
     truth = np.append(source, np.full(40, -1))
     averages = {}
     for name in ("cosine", "top"):
-        found = likeness.pairs(scores, name)  # type: ignore[arg-type]
+        found = likeness.pairs(scores, name)
         averages[name] = precision.curve(found.value, found.train == truth, truth >= 0, 0).average
     assert averages["cosine"] > 0.99
     assert averages["top"] < 0.3
@@ -215,7 +215,7 @@ def test_copies_are_what_they_are_called(digits: Data) -> None:
     assert copies.plant(digits, 0.3, 5).targets.tolist() != made.targets.tolist()
 
 
-def test_pictures_in_colour_are_re_encoded(digits: Data) -> None:
+def test_pictures_in_colour_are_re_encoded() -> None:
     """Normalised pixels come back on their own scale, channel by channel."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, 16)
@@ -347,7 +347,7 @@ def test_nothing_to_rank(run: Path) -> None:
     with pytest.raises(BenchError, match="reads score matrices"):
         bench.explore.leakage(bare)
     with pytest.raises(BenchError, match="--statistic is 'mean'"):
-        bench.explore.leakage(subject, statistic="mean")
+        bench.explore.leakage(subject, statistic="mean")  # type: ignore[arg-type]
     unknown = replace(subject.methods[0], scores=np.full((40, 10), np.nan))
     with pytest.raises(InputError, match="no target whose scores are all finite"):
         bench.explore.leakage(replace(subject, methods=[unknown]), evaluate=False)

@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--plant",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="train with wrong labels; else rank by the models there are, of a store of bench train --keep train-margins",
+        help="train with wrong labels; else rank by the models there are, of bench train --keep train-margins",
     )
     parser.add_argument("--share", type=float, default=0.1, metavar="X", help="of the labels to make wrong (0.1)")
     parser.add_argument(
