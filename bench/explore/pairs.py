@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _INK, _SOFT = "#1a1f26", "#56606c"  # as the page's light theme has them: a picture does not change with it
 _NAME, _CELL, _TALL = 1.9, 1.12, 0.82  # inches
-_DPI = 96  # what a page shows pixel by pixel
+DENSITY = 2  # pixels of the file for one of the page
 
 
 def sheet(data: Data, rows: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> bytes | None:
@@ -87,7 +87,7 @@ def drawn(
                 axes.text(0.5, -0.08, words, transform=axes.transAxes, ha="center", va="top", fontsize=6.5,
                           color=_SOFT, linespacing=1.15, parse_math=False)  # fmt: skip
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=96 * DENSITY, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 

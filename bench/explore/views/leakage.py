@@ -8,6 +8,7 @@ from bench.explore import lines
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
 from bench.explore.copies import MEANING
 from bench.explore.duplicates import PRECISION, Evaluation, Leakage, Suspect
+from bench.explore.pairs import DENSITY
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.report.markup import number
@@ -50,6 +51,7 @@ def blocks(found: Leakage) -> list[Block]:
                 "their numbers and classes. The most suspicious pairs of a method come first. The last row is the "
                 "plain baseline, the pairs that are nearest in pixels. Look for pairs that are the same picture: those "
                 "that are merely alike are natural near-duplicates, such as two digits by one writer.",
+                density=DENSITY,
             )
         )
     made.append(_suspects(found))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bench.explore import lines
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
 from bench.explore.label_noise import ALL, CHANCE, MEMORIZATION, UNSEEN, Mislabel, Suspicion
+from bench.explore.pairs import DENSITY
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.report.markup import number
@@ -40,6 +41,7 @@ def blocks(found: Mislabel) -> list[Block]:
                 f"The most suspicious training examples by {first}, the most suspicious first. “says”: the label that "
                 f"models were trained with.{known} Examples whose label is right yet that are suspected are often hard "
                 "to read, or the only ones of their sort.",
+                density=DENSITY,
             )
         )
     made.append(_suspects(found))
