@@ -102,8 +102,8 @@ def _note(found: Brittleness) -> str:
         "next columns are of these. Flipped: by removing the k examples that the method names; k random: by removing "
         "as many random ones; k of its class: as many random ones of the target's class (all, where it has fewer). "
         "Flips are told by the max margin (logit of the true class less the greatest other), which is below 0 where "
-        "the answer is wrong. Times random: flipped over k random, and in brackets a cautious figure: the low end of the "
-        "one's 95% interval over the high end of the other's. Slope: margin per unit of score, fitted on "
+        "the answer is wrong. Times random: flipped over k random, and in brackets a cautious figure: the low end of "
+        "the one's 95% interval over the high end of the other's. Slope: margin per unit of score, fitted on "
         f"{found.calibrated_by}."
     )
 
