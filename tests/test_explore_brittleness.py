@@ -123,6 +123,9 @@ def test_planted_supporters_are_the_least_that_flips(store: Path) -> None:
     assert oracle.predicted.count == sum(case.k is not None for case in oracle.cases)
     verified = [case.k == m for m, case in enumerate(oracle.cases, 1) if case.k is not None]
     assert oracle.verified.count == sum(verified)
+    assert oracle.verified.ci is not None
+    assert oracle.random.ci is not None
+    assert oracle.at_least == oracle.verified.ci[0] / oracle.random.ci[1]
     assert made.random.points[-1].flipped.count <= 1
     assert [p.flipped.share for p in made.random.points] == sorted(p.flipped.share or 0 for p in made.random.points)
     assert made.right == 15

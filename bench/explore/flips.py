@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bench.explore.subject import Scored, Subject
     from bench.train import Trainer
 
-COUNT, SEEDS, MOST = 50, 5, 0.2
+COUNT, SEEDS, MOST = 100, 5, 0.2
 _FULL = 20  # models of the full training set
 _DRAWS, _CLASS_DRAWS = 5, 2  # nested random groups at the grid's sizes, in all and per class
 _METHODS = 5
@@ -366,8 +366,9 @@ def _flips(plan: _Plan, slope: float, grid: list[int], bank: _Bank, where: NDArr
     verified, random = flipped("removed"), flipped("random")
     points = []
     for size in grid:
-        done = sum(case.smallest is not None and case.smallest <= size for case in cases)
-        points.append(Point(size, size / n_train, Share.counted(done, len(cases))))
+        seen = sum(case.smallest is not None and case.smallest <= size for case in cases)
+        points.append(Point(size, size / n_train, Share.counted(seen, len(cases))))
+    done, chance = Share.counted(verified, len(predicted)), Share.counted(random, len(predicted))
     return Flips(
         name=plan.one.name,
         lds=plan.one.lds,
@@ -375,10 +376,11 @@ def _flips(plan: _Plan, slope: float, grid: list[int], bank: _Bank, where: NDArr
         targets=len(cases),
         predicted=Share.counted(len(predicted), len(cases)),
         median=finite(np.median([case.k for case in predicted if case.k])) if predicted else None,
-        verified=Share.counted(verified, len(predicted)),
-        random=Share.counted(random, len(predicted)),
+        verified=done,
+        random=chance,
         same_class=Share.counted(flipped("same_class"), len(predicted)),
         times=verified / random if random else None,
+        at_least=done.ci[0] / chance.ci[1] if done.ci and chance.ci else None,
         both=Share.counted(verified, len(cases)),
         points=points,
         cases=cases,

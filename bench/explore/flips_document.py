@@ -76,7 +76,8 @@ class Flips(msgspec.Struct, frozen=True, kw_only=True):
         predicted: targets that are predicted to flip by removing at most the limit.
         median: of their predicted k.
         verified: of those, the ones that the k do flip; random, same_class: that as many others flip.
-        times: verified over random; None where random examples flip none.
+        times: verified over random; None where random examples flip none. at_least: the low end of the interval of the
+            one over the high end of the other, a cautious figure that is always there; None without predicted targets.
         both: of all targets, those that are predicted to flip and do.
         points: targets flipped by removing at most the grid's sizes, as was seen.
         cases: by target.
@@ -92,6 +93,7 @@ class Flips(msgspec.Struct, frozen=True, kw_only=True):
     random: Share
     same_class: Share
     times: float | None
+    at_least: float | None
     both: Share
     points: list[Point]
     cases: list[Case]

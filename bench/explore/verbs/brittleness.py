@@ -25,7 +25,7 @@ DESCRIPTION = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Its arguments."""
     parser.add_argument("--targets", metavar="3,17,…", help="which targets, by number (--count random ones)")
-    parser.add_argument("--count", type=int, metavar="N", help="targets that are drawn (50)")
+    parser.add_argument("--count", type=int, metavar="N", help="targets that are drawn (100)")
     parser.add_argument("--seeds", type=int, metavar="N", help="models per removal (5; protocol single-model: 1)")
     parser.add_argument(
         "--sizes",

@@ -83,9 +83,9 @@ def _row(one: Flips) -> tuple[str, ...]:
 
 
 def _times(one: Flips) -> str:
-    if one.times is not None:
-        return f"{one.times:.1f}×"
-    return "random: 0" if one.verified.count else "–"
+    if one.at_least is None or not one.verified.count:
+        return "–"
+    return f"{'∞' if one.times is None else format(one.times, '.1f')} (≥ {one.at_least:.1f})"
 
 
 def _counted(share: Share) -> str:
@@ -102,7 +102,9 @@ def _note(found: Brittleness) -> str:
         "next columns are of these. Flipped: by removing the k examples that the method names; k random: by removing "
         "as many random ones; k of its class: as many random ones of the target's class (all, where it has fewer). "
         "Flips are told by the max margin (logit of the true class less the greatest other), which is below 0 where "
-        f"the answer is wrong. Slope: margin per unit of score, fitted on {found.calibrated_by}."
+        "the answer is wrong. Times random: flipped over k random, and in brackets a cautious figure: the low end of "
+        "the one's 95% interval over the high end of the other's. Slope: margin per unit of score, fitted on "
+        f"{found.calibrated_by}."
     )
 
 
