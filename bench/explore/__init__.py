@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 _LAZY = {
     "Subject": "bench.explore.subject",
     "open_subject": "bench.explore.subject",
+    "subpopulations": "bench.explore.populations",
     "write": "bench.explore.files",
 }
 
@@ -21,6 +22,7 @@ __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
     from bench.explore.files import write as write
+    from bench.explore.populations import subpopulations as subpopulations
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject
 

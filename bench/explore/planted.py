@@ -37,7 +37,14 @@ class Planted:
 
 @contextmanager
 def planted(
-    subject: Subject, what: str, data: Data, wanted: Sequence[Scored], out: Path | None, models: int, seed: int = 0
+    subject: Subject,
+    what: str,
+    data: Data,
+    wanted: Sequence[Scored],
+    out: Path | None,
+    models: int,
+    seed: int = 0,
+    eval_subsets: int = 200,
 ) -> Iterator[Planted]:
     """Train models on other examples by the subject's recipe, and run methods on them.
 
@@ -50,6 +57,7 @@ def planted(
             removed afterwards.
         models: rows of the ground truth, as `bench run --models`.
         seed: root seed.
+        eval_subsets: as `bench run --eval-subsets`; where no LDS is asked for, few of them leave more rows to fit.
 
     Raises:
         BenchError: no method could run, or what `bench run` raises.
@@ -66,7 +74,7 @@ def planted(
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         folder = (Path(scratch) if out is None else out / f"planted-{what}").absolute()
         atomic.writable_folder(folder)
-        options = runner.Options(models=models, seed=seed, device=subject.device)
+        options = runner.Options(models=models, seed=seed, device=subject.device, eval_subsets=eval_subsets)
         board = runner.run_on(
             setting,
             data,
