@@ -60,7 +60,8 @@ class Explicit:
     def apply(self, function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
         """See `Spectral`."""
         rotated = (vectors.to(self._vectors.dtype) @ self._vectors).mul_(function(self._values))
-        return (rotated @ self._vectors.T).to(vectors.dtype)
+        made: Tensor = (rotated @ self._vectors.T).to(vectors.dtype)
+        return made
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,8 @@ def of_checkpoint(pool: Pool, number: int, count: int) -> tuple[Trajectory, floa
     if pool.alpha is not None:
         if trainer.protocol != "expectation":
             raise UnmetError("needs the protocol expectation, to follow training runs on subsets")
-        data, kept = trainer.data, pool.examples(number)
-        trainer = replace(trainer, data=replace(data, train_x=data.train_x[kept], train_y=data.train_y[kept]))
+        data, some = trainer.data, pool.examples(number)
+        trainer = replace(trainer, data=replace(data, train_x=data.train_x[some], train_y=data.train_y[some]))
     at = stops(recipe, trainer.data.n_train, count)
     steps = int(at[-1])
     rates = np.add.reduceat([recipe.rate(step, steps) for step in range(steps)], np.r_[0, at[:-1]])
