@@ -205,7 +205,7 @@ def _scatter(found: Counterfactual) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     shown = _drawn(found)
-    drawn = Figure(figsize=(max(4.0, 2.75 * len(shown)), 3.5), layout=ConstrainedLayoutEngine())
+    drawn = Figure(figsize=(max(6.4, 2.75 * len(shown)), 3.5), layout=ConstrainedLayoutEngine())
     panels: Any = drawn.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)
     for at, (axes, one) in enumerate(zip(panels[0], shown, strict=True)):
         assert one.scatter is not None
