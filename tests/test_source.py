@@ -167,7 +167,7 @@ def test_a_short_time_is_tracin() -> None:
         expected -= 2e-6 / N * gradients.products(run.flat, theta, train, test)
     along = Trajectory(states, np.full(4, 1e-6), np.arange(1, 5))
     for kind in ("ekfac", "explicit"):
-        parts = source.divided(run.flat, along, run.train, _recipe(), 1, kind)  # type: ignore[arg-type]
+        parts = source.divided(run.flat, along, run.train, _recipe(), 1, kind)
         assert parts[0].time == pytest.approx(4e-6)
         torch.testing.assert_close(run.scores(parts, states[-1]), expected, rtol=1e-4, atol=1e-12)
 
