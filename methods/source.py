@@ -5,6 +5,10 @@ Bae, Lin, Lorraine and Grosse (2024), "Training Data Attribution via Approximate
 averaged over `states` states. The curvature is EK-FAC's (`ekfac`, the paper's) or, for models of up to 5,000
 parameters, the whole Gauss–Newton matrix (`explicit`: minutes). There is no damping to choose. `trained_on` is what the
 checkpoints have seen: `all` examples, or each a random one of `subsets` of the size of those that judge.
+
+On digits/mlp (`bench run digits/mlp --method source`) the LDS is .667, and .651 with one segment; `ekfac-direct` has
+.626. EK-FAC limits it: at one checkpoint it has .659, and .700 with the explicit curvature, where
+`influence` has .670 and the exact derivative of `magic` .683.
 """
 
 import numpy as np
