@@ -20,6 +20,7 @@ _LAZY = {
     "mislabel": "bench.explore.label_noise",
     "open_subject": "bench.explore.subject",
     "similar": "bench.explore.toplists",
+    "subpopulations": "bench.explore.populations",
     "write": "bench.explore.files",
 }
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bench.explore.files import write as write
     from bench.explore.flips import brittleness as brittleness
     from bench.explore.label_noise import mislabel as mislabel
+    from bench.explore.populations import subpopulations as subpopulations
     from bench.explore.removals import counterfactual as counterfactual
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject

@@ -46,6 +46,7 @@ def planted(
     seed: int = 0,
     *,
     needed: bool = True,
+    eval_subsets: int = 200,
 ) -> Iterator[Planted]:
     """Train models on other examples by the subject's recipe, and run methods on them.
 
@@ -59,6 +60,7 @@ def planted(
         models: rows of the ground truth, as `bench run --models`.
         seed: root seed.
         needed: whether there must be scores of a method; otherwise the models alone may do.
+        eval_subsets: as `bench run --eval-subsets`; where no LDS is asked for, few of them leave more rows to fit.
 
     Raises:
         BenchError: no method could run, or what `bench run` raises.
@@ -78,7 +80,7 @@ def planted(
         name = f"planted-{what}-{seed}" if seed else f"planted-{what}"
         folder = (Path(scratch) if out is None else out / name).absolute()
         atomic.writable_folder(folder)
-        options = runner.Options(models=models, seed=seed, device=subject.device)
+        options = runner.Options(models=models, seed=seed, device=subject.device, eval_subsets=eval_subsets)
         board = runner.run_on(
             setting,
             data,
