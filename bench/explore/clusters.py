@@ -114,7 +114,7 @@ def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
 def spectral(vectors: NDArray[np.floating], count: int, seed: int, neighbours: int = NEIGHBOURS) -> NDArray[np.int64]:
     """Spectral clustering of the graph that joins each vector with its nearest by cosine, weighted by the cosine.
 
-    An edge's weight is the mean of both directions. What is joined by less than 10 neighbours each is joined to all.
+    An edge's weight is the mean of both directions, in one of which it may be missing.
 
     Args:
         vectors: of length 1, `[n, d]`.

@@ -85,7 +85,8 @@ def subpopulations(
     if not known.any():
         raise InputError(f"{method.name} has no target whose scores are all finite: name another method")
     if not known.all():
-        notes.append(f"{method.name}: {(~known).sum():,} targets are left out, whose scores are not all finite.")
+        out_of = f"{(~known).sum():,} of {len(known):,} targets"
+        notes.append(f"{method.name}: {out_of} are left out, whose scores are not all finite")
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
     count = _count(n_clusters, parts)
@@ -154,7 +155,7 @@ def _parts(subject: Subject, within: Within, known: NDArray[np.bool_], notes: li
         made["targets"] += [(label, targets)] if len(targets) else []
         for what, some in (("targets with finite scores", targets), ("training examples", train)):
             if not len(some):
-                notes.append(f"Class {_class(subject, label)} has no {what}, and is not divided.")
+                notes.append(f"Class {_class(subject, label)} has no {what}, and is not divided")
     return made
 
 
@@ -197,7 +198,7 @@ def _divided(
         "train": clusters.divided(scores, "train", parts["train"], columns, normalise, lengths, count, seed),
     }
     if not split:
-        notes.append("There are too few examples to look for clusters at odds.")
+        notes.append("There are too few examples to look for clusters at odds")
         return groups, [], 0
     sides = (conflicts.Side.of(groups["train"], ~train_half), conflicts.Side.of(groups["targets"], ~target_half))
     return groups, *conflicts.conflicting(scores, *sides, seed)
@@ -260,7 +261,7 @@ def _checked(
     if not most or not pairs:
         return pairs, 0
     if subject.data is None:
-        notes.append(f"Clusters at odds were not checked by retraining: {subject.path} has no examples, {subject.why}.")
+        notes.append(f"Clusters at odds were not checked by retraining: {subject.path} has no examples, {subject.why}")
         return pairs, 0
     members = {(one.side, one.name): np.array(one.members) for side in described.values() for one in side}
     whole = subject.n_train
@@ -298,7 +299,7 @@ def _evaluation(
     except BenchError as error:
         if asked:
             raise
-        notes.append(f"Clusters were not compared with planted subgroups: {error}.")
+        notes.append(f"Clusters were not compared with planted subgroups: {error}")
         return None
 
 
@@ -307,14 +308,14 @@ def _components(method: Scored, known: NDArray[np.bool_], seed: int, notes: list
     scores, lengths, targets = method.scores, Lengths.of(method.scores, known), np.flatnonzero(known)
     if len(targets) > _MOST_VECTORS:
         targets = np.sort(np.random.default_rng([seed, 87]).permutation(targets)[:_MOST_VECTORS])
-        notes.append(f"Principal components are of {_MOST_VECTORS:,} targets drawn at random.")
+        notes.append(f"Principal components are of {_MOST_VECTORS:,} targets drawn at random")
     others = np.arange(len(scores))
     others = others[:: max(1, -(-len(targets) * len(others) // clusters.MOST_NUMBERS))]
     vectors = clusters.embedding(scores, "targets", targets, others, "balanced", lengths)
     try:
         found = clusters.principal(vectors, _COMPONENTS)
     except BenchError as error:
-        notes.append(f"There are no principal components: {error}.")
+        notes.append(f"There are no principal components: {error}")
         return []
     made = []
     for share, projection, loading in zip(found.shares, found.projections.T, found.loadings, strict=True):

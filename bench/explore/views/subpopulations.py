@@ -61,37 +61,49 @@ def _clusters(found: Subpopulations) -> list[Block]:
                 "loop, a crossing stroke.",
             )
         )
-    silhouettes = {one.label: one.silhouette for one in found.divided}
-    rows = [
-        (
-            one.name,
-            f"{len(one.members):,}",
-            "–" if silhouettes[one.label] is None else lds(silhouettes[one.label]),
-            _listed(one.typical, found.target_labels, found),
-            _listed(one.helpful, found.train_labels, found),
-        )
-        for one in found.targets[: 3 * _SHOWN]
-    ]
-    header = ["cluster", "targets", "silhouette of its group", "most typical targets", "help them most"]
     note = (
         "Spectral clustering (scikit-learn) of the graph that joins each target with its 10 nearest by the cosine of "
         f"their scores: {_DONE[found.normalise]}. Silhouette: how much nearer a target is to its own cluster than to "
-        "the next, from −1 to 1, mean over the class (or over all): near 0, clusters have no clear borders, and there "
-        "is a continuum rather than groups."
+        "the next, from −1 to 1, mean over the group: near 0, clusters have no clear borders, and there is a continuum "
+        "rather than groups. subpopulations.csv has the cluster of every target and training example."
     )
-    if len(found.targets) > len(rows):
-        note += f" {len(found.targets) - len(rows):,} more are in subpopulations.csv."
-    return [*made, Table("Clusters of targets", header, rows, {"targets", "silhouette of its group"}, note)]
+    by_group = [
+        (
+            "all" if one.label is None else _class(one.label, found),
+            f"{one.targets:,}",
+            ", ".join(f"{part.name}: {len(part.members):,}" for part in found.targets if part.label == one.label),
+            lds(one.silhouette),
+        )
+        for one in found.divided
+    ]
+    header = ["group", "targets", "in its clusters", "silhouette"]
+    made.append(Table("Clusters of targets", header, by_group, {"targets", "silhouette"}, note))
+    if "clusters" not in found.pictures:
+        some = found.targets[: 3 * _SHOWN]
+        rows = [
+            (
+                one.name,
+                _listed(one.typical, found.target_labels, found, one.label),
+                _listed(one.helpful, found.train_labels, found, one.label),
+            )
+            for one in some
+        ]
+        most = "" if len(some) == len(found.targets) else f", of the first {len(some)} clusters"
+        caption = f"Targets nearest to the middle, and the training examples that help them most, by number{most}"
+        made.append(Table(caption, ["cluster", "targets", "training examples"], rows))
+    return made
 
 
-def _listed(some: Sequence[int], labels: dict[str, int], found: Subpopulations) -> str:
-    """Examples by number, with their class where it is not the cluster's name that tells it."""
+def _class(label: int, found: Subpopulations) -> str:
+    return found.classes[label] if found.classes else str(label)
+
+
+def _listed(some: Sequence[int], labels: dict[str, int], found: Subpopulations, own: int | None = None) -> str:
+    """Examples by number, with their class in brackets where it is not the group's own."""
 
     def one(number: int) -> str:
-        label = labels.get(str(number))
-        if label is None:
-            return str(number)
-        return f"{number} ({found.classes[label] if found.classes else label})"
+        label = labels.get(str(number), own)
+        return str(number) if label is None or label == own else f"{number} ({_class(label, found)})"
 
     return ", ".join(map(one, some[:_NAMED])) or "–"
 
@@ -219,9 +231,11 @@ def _components(found: Subpopulations) -> list[Block]:
                 "Targets and training examples at both ends of the first principal components",
                 "Two rows for each component: on the left the targets at either end, on the right the training "
                 "examples that differ most in what they do to the two ends: those of the upper row help the upper "
-                "targets and not the lower ones.",
+                "targets and not the lower ones. Vectors of scores with length 1, each training example's divided by "
+                "their root mean square first.",
             )
         )
+        return made
     rows = [
         (
             f"{number}, {end}",
