@@ -32,7 +32,7 @@ def of(found: Subpopulations, data: Data) -> dict[str, bytes]:
     if found.components:
         made["components"] = (_components(found), "targets", "training examples", "targets")
     if found.conflicts:
-        made["conflicts"] = (_conflicts(found), "training examples removed", "targets that they harm", "train")
+        made["conflicts"] = (_conflicts(found), "training examples", "targets that they harm", "train")
     return {
         name: _sheet(pixels, data, rows, headings=(left, right), left=side)
         for name, (rows, left, right, side) in made.items()

@@ -57,8 +57,8 @@ def _clusters(found: Subpopulations) -> list[Block]:
                 f"Typical targets of clusters by {found.method}, and the training examples that help them most",
                 "A row is a cluster. On the left the targets nearest to its middle, on the right the training examples "
                 "whose scores for its targets are highest on average. Look for what the pictures of a row have in "
-                "common that those of the class's other rows have not: how a digit is slanted, a closed or an open "
-                "loop, a crossing stroke.",
+                "common that those of the class's other rows have not; of digits a slant, an open loop, a crossing "
+                "stroke.",
             )
         )
     note = (
@@ -159,9 +159,10 @@ def _verdict(found: Evaluation, methods: Sequence[str]) -> str:
         return "One group alone says little: there is no interval to compare by."
     low, high = best.difference.ci
     why = (
-        " Where the hidden groups differ in plain looks, as digits do, pixels tell them apart without any model, and "
-        "scores can hardly do better: they describe the groups through what the model has learned, with the noise of "
-        "their estimation. What scores add is that they speak of the model: which examples an answer rests on."
+        " Where hidden groups differ in plain looks, as classes of small pictures do, pixels tell them apart without "
+        "any model, and scores can hardly do better: they describe the groups through what the model has learned, "
+        "with the noise of their estimation. What scores add is that they speak of the model: which examples an "
+        "answer rests on."
     )
     what = found.baseline.partition(",")[0]
     if low > 0:
