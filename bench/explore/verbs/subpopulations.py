@@ -18,7 +18,8 @@ DESCRIPTION = (
     "the margins of a cluster of targets is at odds with it, which is checked by training without it. To see how far "
     "clusters can be believed, classes are merged in random pairs, models are trained on the merged labels, and "
     "clusters by each method are compared with the hidden classes, beside clusters of the pixels. The best method "
-    "by LDS is clustered (or the one named), the five best are compared. Of scores from a file only clusters are made."
+    "by LDS is clustered (or the one named), the five best are compared. Scores from a file are of these examples "
+    "alone, and cannot be compared so."
 )
 
 
