@@ -131,7 +131,7 @@ def evaluate(
         made = plant(data, seed, number)
         groups = _groups(made)
         what = "subgroups" if number == 0 else f"subgroups{number + 1}"
-        with planted(subject, what, made.data, wanted, out, models, seed, _EVAL_SUBSETS) as run:
+        with planted(subject, what, made.data, wanted, out, models, seed, eval_subsets=_EVAL_SUBSETS) as run:
             missing |= run.missing
             for label, members in groups:
                 names.append(made.names[label])

@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", type=int, metavar="N", help="pairs of clusters at odds to check by retraining; 0 for none (3)"
     )
-    parser.add_argument("--seeds", type=int, default=8, metavar="N", help="models per removed set, for --check (8)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="models per removed set, for --check (8)")
     parser.add_argument(
         "--evaluate",
         action=argparse.BooleanOptionalAction,
