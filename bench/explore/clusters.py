@@ -66,6 +66,10 @@ def embedding(
 ) -> NDArray[np.float32]:
     """Vectors of length 1, whose dot products are the cosines that clusters are made by.
 
+    On digits/mlp with planted subgroups (`bench explore subpopulations --seed 100` and `--seed 101`, other pairings
+    than the default's; ten groups, mean over five methods) the adjusted Rand index was 0.72 for `helpful`, 0.71
+    `balanced`, 0.66 `cosine`, 0.66 `pca` and 0.63 `top`.
+
     Args:
         scores: `[n_train, n_targets]`.
         side: whose vectors they are.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from bench.explore.clusters import Group
     from bench.progress import Progress
+    from bench.recipes import Output
     from bench.train import Trainer
 
 SHUFFLES = 1000
@@ -167,8 +168,9 @@ def conflicting(
 def checked(
     trainer: Trainer,
     pairs: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    seeds: int,
+    seeds: Sequence[np.random.SeedSequence],
     root_seed: int,
+    output: Output,
     progress: Progress,
     sets: int = SETS,
 ) -> tuple[list[Check], int]:
@@ -177,8 +179,9 @@ def checked(
     Args:
         trainer: of the setting.
         pairs: training examples that are removed, and targets whose mean margin is looked at.
-        seeds: models per set.
-        root_seed: what models and random sets come from.
+        seeds: what the models of each set come from.
+        root_seed: what random sets come from.
+        output: which margin.
         progress: where to say how far it is.
         sets: random sets of each training cluster.
 
@@ -198,7 +201,8 @@ def checked(
         groups.append(removed)
         rng = np.random.default_rng([root_seed, _DRAWN, number])
         groups += [_alike(removed, labels, rng) for _ in range(sets)]
-    found = margins_without(trainer, groups, seeds, root_seed, progress, "retraining without clusters")
+    what = "retraining without clusters"
+    found = margins_without(trainer, groups, seeds, root_seed, progress, what, output=output)
     made = []
     for removed, targets in pairs:
         at = place[removed.tobytes()]
@@ -207,14 +211,14 @@ def checked(
         made.append(
             Check(
                 removed=len(removed),
-                seeds=seeds,
+                seeds=len(seeds),
                 sets=sets,
                 rise=_over_seeds(without - full),
                 random=_over_both(random - full),
                 difference=_over_both(without - random),
             )
         )
-    return made, len(groups) * seeds
+    return made, len(groups) * len(seeds)
 
 
 def _alike(removed: NDArray[np.int64], labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

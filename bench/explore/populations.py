@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import cluster_pictures, clusters, conflicts, document, subgroups
+from bench.explore import cluster_pictures, clusters, conflicts, document, retraining, subgroups
 from bench.explore.clusters import NORMALISE, Group, Lengths, Normalise
 from bench.explore.clusters_document import Cluster, Component, Conflict, Divided, Evaluation, Subpopulations
 from bench.explore.document import Finding
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CLUSTERS = 3
 CHECKED = 3
+SEEDS = 8
 _COMPONENTS = 4
 _TYPICAL = 8  # examples that are named of a cluster, and at either end of a component
 _LISTED = 20  # conflicts
@@ -41,7 +42,7 @@ def subpopulations(
     within: Within | None = None,
     normalise: Normalise = "helpful",
     check: int | None = None,
-    seeds: int = 8,
+    seeds: int | None = None,
     evaluate: bool | None = None,
     models: int = 1000,
     pairings: int = 1,
@@ -58,7 +59,7 @@ def subpopulations(
         within: divide each `class`, which is the default where classes are known, or `all` at once.
         normalise: as for `clusters.embedding`.
         check: how many conflicts to check by retraining; by default 3, where there is something to train on.
-        seeds: models per set of examples that is removed.
+        seeds: models per set of examples that is removed; by default 8, of a single-model store one.
         evaluate: whether subgroups are planted; by default where that can be done.
         models: of each planted ground truth.
         pairings: how often subgroups are planted.
@@ -71,9 +72,10 @@ def subpopulations(
     """
     began = time.perf_counter()
     method = subject.scored(f"{_WHAT} clusters scores")[0]
-    for flag, value, least in (("--check", check or 0, 0), ("--seeds", seeds, 1), ("--pairings", pairings, 1)):
+    for flag, value, least in (("--check", check or 0, 0), ("--pairings", pairings, 1)):
         if value < least:
             raise BenchError(f"{flag} is {value}: it takes {least} or more")
+    each = retraining.models_of(subject, seeds, SEEDS)
     if normalise not in NORMALISE:
         raise BenchError(f"--normalise is {normalise!r}: it takes {', '.join(NORMALISE)}")
     if check:
@@ -108,7 +110,7 @@ def subpopulations(
         )
         for one in found[:_LISTED]
     ]
-    pairs, trained = _checked(subject, pairs, described, CHECKED if check is None else check, seeds, seed, notes)
+    pairs, trained = _checked(subject, pairs, described, CHECKED if check is None else check, each, seed, notes)
     evaluation = _evaluation(subject, out, evaluate, normalise, models, pairings, seed, notes)
     if evaluation is not None:
         trained += evaluation.models * pairings
@@ -268,7 +270,10 @@ def _checked(
     able = [one for one in pairs if len(members["train", one.train]) < whole][:most]
     removed = [(members["train", one.train], members["targets", one.targets]) for one in able]
     trainer = subject.trainer(f"{_WHAT} --check trains models")
-    checks, trained = conflicts.checked(trainer, removed, seeds, seed, subject.progress)
+    starts = retraining.starts(subject, seeds, seed)
+    meta = subject.truth.meta
+    output = "logsumexp" if meta is None else meta.identity.output
+    checks, trained = conflicts.checked(trainer, removed, starts, seed, output, subject.progress)
     found = dict(zip([(one.train, one.targets) for one in able], checks, strict=True))
     return [msgspec.structs.replace(one, check=found.get((one.train, one.targets))) for one in pairs], trained
 

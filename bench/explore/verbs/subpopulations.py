@@ -18,7 +18,8 @@ DESCRIPTION = (
     "the margins of a cluster of targets is at odds with it, which is checked by training without it. To see how far "
     "clusters can be believed, classes are merged in random pairs, models are trained on the merged labels, and "
     "clusters by each method are compared with the hidden classes, beside clusters of the pixels. The best method "
-    "by LDS is clustered (or the one named), the five best are compared. Of scores from a file only clusters are made."
+    "by LDS is clustered (or the one named), the five best are compared. Scores from a file are of these examples "
+    "alone, and cannot be compared so."
 )
 
 
@@ -41,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", type=int, metavar="N", help="pairs of clusters at odds to check by retraining; 0 for none (3)"
     )
-    parser.add_argument("--seeds", type=int, default=8, metavar="N", help="models per removed set, for --check (8)")
+    parser.add_argument("--seeds", type=int, metavar="N", help="models per removed set, for --check (8)")
     parser.add_argument(
         "--evaluate",
         action=argparse.BooleanOptionalAction,

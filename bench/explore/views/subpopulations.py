@@ -133,7 +133,8 @@ def _evaluation(found: Evaluation) -> list[Block]:
     rows = [(one.name, lds(one.mean), _interval(one.ci), _change(one.difference)) for one in found.rows]
     note = (
         f"Groups: {', '.join(f'{a} ({n:,} targets)' for a, n in zip(found.groups, found.sizes, strict=True))}. "
-        f"{found.models:,} models per planting. Differences are paired by group."
+        f"{found.models:,} models per planting. Differences are paired by group. "
+        "Pairs of classes differ: --pairings N plants more of them."
     )
     note += "".join(f" {name} is missing: {why}." for name, why in found.missing.items())
     return [
