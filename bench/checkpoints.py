@@ -74,7 +74,8 @@ class Pool:
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, _SUBSETS, number, 0]))
         return np.sort(rng.permutation(n)[: subsets.subset_size(n, self.alpha)])
 
-    def _model_seed(self, number: int) -> np.random.SeedSequence:
+    def model_seed(self, number: int) -> np.random.SeedSequence:
+        """What the initialisation and the batches of checkpoint `number` come from."""
         if self.alpha is None:
             return subsets.checkpoint_seed(self.seed, number)
         return np.random.SeedSequence([self.seed, _SUBSETS, number, 1])
@@ -127,7 +128,7 @@ class Pool:
         def stack(span: tuple[int, int]) -> int:
             mine = numbers[slice(*span)]
             began = time.perf_counter()
-            chosen, seeds = [self.examples(number) for number in mine], [self._model_seed(number) for number in mine]
+            chosen, seeds = [self.examples(number) for number in mine], [self.model_seed(number) for number in mine]
             vectors = self.trainer.train(chosen, seeds).cpu().numpy()
             each = (time.perf_counter() - began) / len(mine)
             with writing:

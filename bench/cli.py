@@ -28,11 +28,6 @@ from bench.report.cli import add_report
 from bench.sharing import cli as sharing
 from bench.tables import cli as tables
 
-_VERBS = (
-    *("run", "train", "attribute", "lds", "datamodels-curve", "compare", "check", "report", "table"),
-    *("list", "check-method", "recipe", "verify", "import", "export", "push", "pull"),
-    *("memorization", "removal", "schema"),
-)
 _EPILOG = """examples:
   python -m bench run                                 digits/mlp with the quick methods, in under a minute
   python -m bench run mnist/logreg --method influence --method trak:checkpoints=10,damping=tune
@@ -46,10 +41,10 @@ class _Parser(argparse.ArgumentParser):
     """Argparse with errors of one sentence, and with the nearest verb."""
 
     def error(self, message: str) -> NoReturn:
-        verb = re.match(r"argument VERB: invalid choice: '(.*?)' \(", message)
+        verb = re.match(r"argument VERB: invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if verb:
-            word = verb[1]
-            message = f"there is no verb {word!r}{nearest(word, list(_VERBS))} (there are: {', '.join(_VERBS)})"
+            word, known = verb[1], [name.strip(" '") for name in verb[2].split(",")]
+            message = f"there is no verb {word!r}{nearest(word, known)} (there are: {', '.join(known)})"
         written = re.match(r"argument FORMAT: invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if written:
             there = written[2].replace("'", "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.scorer import LDS, MarginRanks, Trace, lds
+from bench.scorer import LDS, MarginRanks, Trace, lds, summarise
 from bench.stats import (
     Ceiling,
     Difference,
@@ -50,6 +50,7 @@ class Verdict:
         null: what chance would reach with these predictions.
         share: of the ceiling; None without one.
         spread: over targets.
+        one_seed: the score against a single model per subset, the first of its seeds; None where there is but one.
     """
 
     lds: LDS
@@ -57,6 +58,7 @@ class Verdict:
     null: Null = field(repr=False)
     share: Share | None
     spread: Spread
+    one_seed: LDS | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Judge:
         masks: bool `[subsets, n_train]`; margins: float32 `[subsets, n_targets]`; ranks: of the margins.
         ceiling: from the seeds' agreement; None with one seed. why_no_ceiling: then the reason.
         labels: int `[n_targets]`, the targets' classes; None where they are not known.
+        first: ranks of the margins of the first seeds alone; None where there is but one.
     """
 
     masks: NDArray[np.bool_]
@@ -75,6 +78,7 @@ class Judge:
     ceiling: Ceiling | None
     why_no_ceiling: str | None = None
     labels: NDArray[np.int64] | None = None
+    first: MarginRanks | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -93,7 +97,8 @@ class Judge:
         ceiling = None if why else noise_ceiling(by_seed.swapaxes(0, 1))
         if ceiling is not None and not np.isfinite([ceiling.lds, *ceiling.ci]).all():
             ceiling, why = None, _CONSTANT
-        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels)
+        first = None if repeats == 1 else MarginRanks.of(by_seed[:, 0])
+        return cls(rows.masks[::repeats], margins, MarginRanks.of(margins), ceiling, why, labels, first)
 
     def score(self, scores: NDArray[Any]) -> LDS:
         """LDS of a score matrix; a target that it says nothing on counts as 0."""
@@ -118,6 +123,7 @@ class Judge:
             null=permutation_null(trace.ranks, self.ranks.ranks, kept, permutations=drawn),
             share=None if self.ceiling is None else share_of_ceiling(found.per_target, trace.grouped, self.ceiling),
             spread=spread_over_targets(found.per_target, labels, self.variance),
+            one_seed=None if self.first is None else one_seed(trace.ranks, self.first),
         )
 
     @property
@@ -131,6 +137,35 @@ class Judge:
         """The verdict on independent normal scores: where chance stands on this ground truth."""
         rng = np.random.default_rng([seed, 7])
         return self.verdict(rng.standard_normal((self.masks.shape[1], self.margins.shape[1]), np.float32))
+
+
+def one_seed(predicted: NDArray[np.int32], margins: MarginRanks) -> LDS:
+    """LDS against a single model per subset, as most published figures are, of predictions whose ranks are known.
+
+    Args:
+        predicted: int32 `[n_targets, n_subsets]`, as `bench.scorer.Trace.ranks`; a row of zeros says nothing and counts
+            as 0.
+        margins: of one model per subset; no two subsets are the same.
+    """
+    from bench.kernels import ranks as kernel
+
+    n_targets, m = predicted.shape
+    rho, noise, total = np.full(n_targets, np.nan), np.zeros(n_targets), np.zeros(m)
+    parts = kernel.blocks(n_targets, m)
+    space = kernel.Workspace(parts, m)
+
+    def work(block: slice) -> NDArray[np.float64]:
+        h = space.influence[: block.stop - block.start]
+        kernel.correlate_rows(predicted[block], margins.ranks[block], rho[block], h)
+        noise[block] = np.square(h).sum(axis=1)
+        made: NDArray[np.float64] = h.sum(axis=0)
+        return made
+
+    for part in kernel.map_blocks(work, parts):
+        total += part
+    silent = np.where((predicted == 0).all(axis=1), kernel.CONSTANT, 0).astype(np.uint8)
+    fine = np.zeros(n_targets, np.uint8)
+    return summarise(rho, total, noise, fine, margins.kinds, silent, np.arange(m), 0.95, "zero")
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def _plain(layer: nn.Conv2d) -> bool:
 
 
 class EKFAC:
-    """The corrected curvature at one set of parameters, and scores with it.
+    """The corrected curvature at one set of parameters, or the mean over several, and scores with it.
 
     Args:
-        flat: the model; vector: its state.
+        flat: the model; vector: its state `[n_state]`, or several `[k, n_state]`, of which gradients are of the last.
         train: examples and labels.
         smoothing: of the labels, in training.
         fisher: labels by which the curvature is measured: `exact` takes the expectation over all classes under the
@@ -112,7 +112,8 @@ class EKFAC:
     ) -> None:
         if fisher not in get_args(Fisher):
             raise InputError(f"fisher is {fisher!r}: it is one of {', '.join(get_args(Fisher))}")
-        self._module, self._layers = flat.load(vector), [_Layer(layer) for layer in layers(flat.module)]
+        self._flat, self._states = flat, vector.reshape(-1, vector.shape[-1])
+        self._module, self._layers = flat.module, [_Layer(layer) for layer in layers(flat.module)]
         if not self._layers:
             raise UnmetError("needs a model with linear or convolutional layers")
         self._train, self._smoothing = train, smoothing
@@ -125,6 +126,29 @@ class EKFAC:
         """`level` times the mean eigenvalue of each parameter's layer, `[p]`."""
         means = torch.stack([part.mean() for part in self.eigenvalues.split(self.sizes)])
         return level * means.repeat_interleave(torch.tensor(self.sizes, device=means.device))
+
+    def apply(self, function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
+        """A function of the curvature times each of `vectors` `[m, n_parameters]`; 0 where parameters are left out.
+
+        Args:
+            function: of the eigenvalues Λ, `[p]` → `[p]`.
+            vectors: in the order of `Flat`.
+        """
+        made, at, place = torch.zeros_like(vectors), 0, {}
+        for tensor, size in zip(self._flat.tensors(), self._flat.sizes, strict=True):
+            place[id(tensor)] = slice(at, at + size)
+            at += size
+        factors = function(self.eigenvalues).split(self.sizes)
+        for layer, (basis_b, basis_a), factor in zip(self._layers, self._bases, factors, strict=True):
+            parts = [place[id(p)] for p in (layer.module.weight, layer.module.bias) if p is not None]
+            shape = (len(vectors), len(basis_b), -1)
+            matrix = torch.cat([vectors[:, part].reshape(shape) for part in parts], 2)  # the bias is the last column
+            rotated = (basis_b.T @ matrix @ basis_a).mul_(factor.view(len(basis_b), -1))
+            matrix = basis_b @ rotated @ basis_a.T
+            n_in = matrix.shape[2] - (len(parts) - 1)
+            for part, piece in zip(parts, matrix.split([n_in, 1][: len(parts)], 2), strict=True):
+                made[:, part] = piece.flatten(1)
+        return made
 
     def scores(self, test: tuple[Tensor, Tensor], output: Output, added: Sequence[Tensor | float]) -> list[Tensor]:
         """Scores `[n_train, n_targets]` for each damping: all from one pass over the examples.
@@ -167,7 +191,7 @@ class EKFAC:
     def _eigenbases(self, directions: Directions) -> list[tuple[Tensor, Tensor]]:
         """Eigenvectors of B `[o, o]` and of A `[i, i]`, each layer's."""
         sums: list[tuple[Tensor, Tensor]] = []
-        for _, inputs, slopes in self._recorded(*self._train, directions):
+        for _, inputs, slopes in self._along(directions):
             flat = [(b.flatten(0, 2), a.flatten(0, 1)) for a, b in zip(inputs, slopes, strict=True)]
             grams = [(b.T @ b, a.T @ a) for b, a in flat]
             for (of_b, of_a), (b, a) in zip(sums or [], grams, strict=bool(sums)):
@@ -179,7 +203,7 @@ class EKFAC:
     def _measured(self, directions: Directions) -> Tensor:
         """Λ of all layers in a row: mean squares of gradients in the eigenbases."""
         made = [a.new_zeros(b.shape[0], a.shape[0]) for b, a in self._bases]
-        for _, inputs, slopes in self._recorded(*self._train, directions):
+        for _, inputs, slopes in self._along(directions):
             for total, a, b, (basis_b, basis_a) in zip(made, inputs, slopes, self._bases, strict=True):
                 a, b = a @ basis_a, b @ basis_b
                 if a.shape[1] == 1:  # the square of a single outer product is the outer product of squares
@@ -187,7 +211,13 @@ class EKFAC:
                 else:
                     for one in b:
                         total += (one.mT @ a).square().sum(0)
-        return torch.cat([total.reshape(-1) for total in made]) / len(self._train[1])
+        return torch.cat([total.reshape(-1) for total in made]) / (len(self._train[1]) * len(self._states))
+
+    def _along(self, directions: Directions) -> Iterator[tuple[slice, list[Tensor], list[Tensor]]]:
+        """`_recorded` of the training examples at every state; the last stays in the module."""
+        for state in self._states:
+            self._flat.load(state)
+            yield from self._recorded(*self._train, directions)
 
     def _rotated(self, x: Tensor, y: Tensor, direction: Directions) -> Iterator[tuple[slice, Tensor]]:
         """Gradients in the eigenbases by chunks `[chunk, p]`."""

@@ -63,6 +63,32 @@ class ShareRow(msgspec.Struct, frozen=True):
     ci: Interval
 
 
+class OneSeedRow(msgspec.Struct, frozen=True):
+    """An LDS against a single model per subset, as most published figures are: noisier, and so lower.
+
+    Attributes:
+        lds: the score; ci: its 95% interval.
+    """
+
+    lds: Correlation
+    ci: Interval | None
+
+
+class CounterfactualRow(msgspec.Struct, frozen=True):
+    """How well a method predicts what happens without groups of examples (`bench explore counterfactual`).
+
+    Attributes:
+        spearman: of predicted with actual changes over groups of one size, mean over sizes and targets; ci: its 95%
+            interval.
+        removals: groups that models were trained without; seeds: models each.
+    """
+
+    spearman: Correlation
+    ci: Interval | None
+    removals: Count
+    seeds: Count
+
+
 class SpreadRow(msgspec.Struct, frozen=True):
     """One method's LDS over targets (`bench.stats.Spread`).
 
@@ -108,6 +134,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         rank_ci: first and last of the places that it may have, simultaneously at 95% (`bench.stats.rank_intervals`).
         group: letters; methods that share one cannot be told apart (`bench.stats.letters`).
         of_ceiling: share of the noise ceiling, None without one.
+        one_seed: the LDS against the first seed of each subset alone; None where subsets have one seed.
+        counterfactual: its counterfactual score, None where `bench explore counterfactual` has not made one of these
+            scores.
         p_value: two-sided, of an LDS by chance (`bench.stats.permutation_null`).
         null_stderr: standard deviation of what this method would have by chance.
         spread: its LDS over targets.
@@ -133,6 +162,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     rank_ci: tuple[Place, Place] | None = None
     group: str | None = None
     of_ceiling: ShareRow | None = None
+    one_seed: OneSeedRow | None = None
+    counterfactual: CounterfactualRow | None = None
     p_value: Probability | None = None
     null_stderr: Annotated[float, Meta(ge=0)] | None = None
     spread: SpreadRow | None = None
@@ -297,7 +328,8 @@ def write(
 
     Args:
         folder: the run's.
-        board: its leaderboard.
+        board: its leaderboard; its rows are given the counterfactual scores that `bench explore counterfactual` left in
+            the folder, where these are of the same ground truth and scores.
         per_target: LDS of every target `[n_targets]` by method name.
         labels: `[n_targets]`, the targets' classes.
         variance: `[n_targets]`, of their margins over eval subsets.
@@ -307,8 +339,10 @@ def write(
         BenchError: the folder cannot be written.
     """
     from bench import report, tables
+    from bench.explore import column
     from bench.tables import frames, latex
 
+    board.methods[:] = column.attached(folder, board)
     atomic.write_text(folder / "leaderboard.json", msgspec.json.format(msgspec.json.encode(board)).decode() + "\n")
     atomic.write_text(folder / "leaderboard.csv", frames.csv_text(board.to_frame()))
     atomic.write_text(folder / "leaderboard.md", tables.markdown(board))
@@ -388,6 +422,24 @@ def check_targets(folder: Path, board: Leaderboard, per_target: dict[str, NDArra
                 f"{folder / 'per_target.csv'}: the column {row.name!r} has the mean {mean:.6f}, and leaderboard.json "
                 f"the lds {row.lds:.6f}: run the same command again"
             )
+
+
+def rewrite(folder: Path, data: Data | str = "") -> None:
+    """Write the files of a finished run again, with what `bench explore` has found of it since.
+
+    Args:
+        folder: the run's.
+        data: as of `write`.
+
+    Raises:
+        BenchError: a file of the run is missing or was edited, or cannot be written.
+    """
+    from bench.tables import frames
+
+    board = read(folder)
+    about, per_target = frames.read_wide_csv(folder / "per_target.csv", len(ABOUT_TARGETS))
+    check_targets(folder, board, per_target)
+    write(folder, board, per_target, np.array(about["label"]), np.array(about["margin_variance"], np.float64), data)
 
 
 def read_per_target(folder: Path) -> dict[str, NDArray[np.float64]]:

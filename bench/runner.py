@@ -40,6 +40,9 @@ _LISTS: dict[str, Any] = {"methods": str | list[str], "keep": list[Extra]}
 _LISTS |= dict.fromkeys(_OF_FILES, str | list[str])
 
 
+STORE = "ground-truth"  # of a run, in its folder
+
+
 @dataclass(frozen=True)
 class Options:
     """What `python -m bench run` can be told; the command line's help says what each means."""
@@ -176,11 +179,9 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     methods.check(specs)
     files = precomputed.chosen(_listed(options.scores), _listed(options.orientation), _listed(options.sign))
     setting = datasets.setting(options.setting)
-    plan = options.plan
     shown = options.folder(setting)
     folder = shown.absolute()  # a method may change the working directory
-    store = folder / "ground-truth"
-    with Guard(store):  # a plug-in may open files when it is imported or built
+    with Guard(folder / STORE):  # a plug-in may open files when it is imported or built
         picked = methods.distinct([*methods.chosen(specs), *files])
     atomic.writable_folder(folder)
     progress = Progress(quiet=options.quiet, log=folder / "log.txt")
@@ -188,6 +189,35 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
     if stamped := stamp(data.origin):
         progress.say(stamped)
     precomputed.check_shapes(files, data.n_train, data.n_targets)
+    board = run_on(setting, data, picked, options, folder, progress)
+    progress.say(f"written to {shown}")
+    return board
+
+
+def run_on(
+    setting: Setting,
+    data: Data,
+    picked: Sequence[Chosen],
+    options: Options,
+    folder: Path,
+    progress: Progress,
+    command: str | None = None,
+) -> Leaderboard:
+    """What `run` does, of a setting and examples that are at hand.
+
+    Args:
+        setting: what to train.
+        data: its examples.
+        picked: methods of distinct names.
+        options: of which `setting`, `methods`, `scores` and `out` are not looked at.
+        folder: where results go; it exists.
+        progress: where to say what is done.
+        command: what to type to get the same again; by default that of `options`.
+
+    Raises:
+        BenchError: as `run` does.
+    """
+    plan, store = options.plan, folder / STORE
     launch.make(options.request(setting, data), store, progress)
     bench = Bench.open(setting, data, store, folder, options.device, progress, plan.n_rows)
     bench.debug = options.debug
@@ -230,13 +260,12 @@ def run(options: Options | None = None, **settings: Any) -> Leaderboard:
             "training code": meta.identity.code,
             "harness": hashing.harness_code(),
         },
-        command=options.command,
+        command=command or options.command,
     )
     columns = {name: verdict.lds.per_target for name, verdict in verdicts.items()}
     samples = {name: verdict.sample for name, verdict in verdicts.items()}
     baselines.write(folder / baselines.FILE, baselines.of_run(board, samples, judge, data))
     results.write(folder, board, columns, data.test_y, judge.variance, data)
-    progress.say(f"written to {shown}")
     return board
 
 

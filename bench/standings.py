@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bench.judge import ranking
-from bench.results import Chance, Pair, Row, ShareRow, SpreadRow, ranked
+from bench.results import Chance, OneSeedRow, Pair, Row, ShareRow, SpreadRow, ranked
 from bench.stats.spread import QUANTILES
 from bench.wording import either
 
@@ -42,6 +42,7 @@ def judged(row: Row, verdict: Verdict) -> Row:
         ci=None if math.isnan(found.ci[0]) else found.ci,
         stderr=None if math.isnan(found.stderr) else found.stderr,
         of_ceiling=None if share is None else ShareRow(share.value, share.ci),
+        one_seed=_one_seed(verdict),
         p_value=verdict.null.p_value,
         null_stderr=verdict.null.stderr,
         spread=_spread(verdict.spread),
@@ -49,6 +50,13 @@ def judged(row: Row, verdict: Verdict) -> Row:
         notes=notes,
         **changes,
     )
+
+
+def _one_seed(verdict: Verdict) -> OneSeedRow | None:
+    found = verdict.one_seed
+    if found is None or math.isnan(found.mean):
+        return None
+    return OneSeedRow(found.mean, None if math.isnan(found.ci[0]) else found.ci)
 
 
 def _spread(found: Spread) -> SpreadRow:

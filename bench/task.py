@@ -230,35 +230,42 @@ class Task:
         if count < 1:
             raise InputError(f"{count} checkpoints are asked for: it takes at least 1")
         began = time.perf_counter()
-        pool: Pool = self._pool
-        counted: Literal["checkpoints", "on_subsets"] = "checkpoints"
-        if trained_on == "subsets":
-            pool, counted = self._pool.on_subsets(self.alpha), "on_subsets"
+        pool, counted = self._checkpoints(trained_on)
         vectors, seconds = pool.get(count)
         self.usage.waited += time.perf_counter() - began
         self._charge(counted, count, seconds / count)
         return vectors
 
-    def trajectory(self, number: int, states: int) -> Trajectory:
+    def trajectory(self, number: int, states: int, trained_on: TrainedOn = "all") -> Trajectory:
         """States that checkpoint `number` (from 0) passed through in training, the last of them itself.
 
-        It is charged as `checkpoint_vectors(number + 1)` is: a model and its past are one model.
+        It is charged as `checkpoint_vectors(number + 1, trained_on)` is: a model and its past are one model.
 
         Args:
             number: which checkpoint.
             states: how many states, evenly spread over its steps.
+            trained_on: see `checkpoint_vectors`.
 
         Raises:
             InputError: a number below 0, or fewer than one state, or more than it has steps.
-            UnmetError: the recipe is not of plain SGD steps on unaugmented batches.
+            UnmetError: the recipe is not of plain SGD steps on unaugmented batches, or on `subsets` the protocol is
+                `single-model`.
         """
         if number < 0:
             raise InputError(f"checkpoint {number} is asked for: they are numbered from 0")
         began = time.perf_counter()
-        run, seconds = self._pool.trajectory(number, states)
+        pool, counted = self._checkpoints(trained_on)
+        run, seconds = pool.trajectory(number, states)
         self.usage.waited += time.perf_counter() - began
-        self._charge("checkpoints", number + 1, seconds)
+        self._charge(counted, number + 1, seconds)
         return run
+
+    def _checkpoints(self, trained_on: TrainedOn) -> tuple[Pool, Literal["checkpoints", "on_subsets"]]:
+        return (
+            (self._pool.on_subsets(self.alpha), "on_subsets")
+            if trained_on == "subsets"
+            else (self._pool, "checkpoints")
+        )
 
     def _charge(self, counted: Literal["checkpoints", "on_subsets"], count: int, seconds_each: float) -> None:
         new = count - getattr(self.usage, counted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench import atomic, hashing, subsets
+from bench import atomic, hashing
 from bench.errors import InputError, UnmetError
 from bench.recipes import Recipe
 from bench.train import Stopped, Trainer, one_torch_thread
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """States along one training run on the full training set.
+    """States along one training run.
 
     Attributes:
         states: float32 `[k, n_state]`, on the device (see `Flat`); the last is the trained model.
@@ -58,23 +58,29 @@ def of_checkpoint(pool: Pool, number: int, count: int) -> tuple[Trajectory, floa
     """The run of checkpoint `number` and the seconds that it took; made once, kept beside the checkpoints.
 
     Raises:
-        UnmetError: the recipe augments its images or averages its weights, which this does not retrace.
+        UnmetError: the recipe augments its images or averages its weights, which this does not retrace; or the pool's
+            models are trained on subsets by the protocol `single-model`.
         InputError: more states than steps.
     """
     trainer, recipe = pool.trainer, pool.trainer.recipe
     if not recipe.stacked:
         raise UnmetError("needs a recipe of plain SGD steps on unaugmented batches, to follow its training run")
+    if pool.alpha is not None:
+        if trainer.protocol != "expectation":
+            raise UnmetError("needs the protocol expectation, to follow training runs on subsets")
+        data, some = trainer.data, pool.examples(number)
+        trainer = replace(trainer, data=replace(data, train_x=data.train_x[some], train_y=data.train_y[some]))
     at = stops(recipe, trainer.data.n_train, count)
     steps = int(at[-1])
     rates = np.add.reduceat([recipe.rate(step, steps) for step in range(steps)], np.r_[0, at[:-1]])
-    key = hashing.digest([pool.key, hashing.script(Path(__file__)), number, count])
+    key = hashing.digest([pool.key, hashing.script(Path(__file__)), number, count, pool.alpha])
     path = pool.folder / f"{number:04d}-along-{key[:16]}.npz"
     kept = _read(path, key)
     if kept is None and path.exists():
         pool.progress.say(f"the training run {path.name} is torn or altered; it is trained anew")
     if kept is None:
         began = time.perf_counter()
-        states = train(trainer, subsets.checkpoint_seed(pool.seed, number), at).cpu().numpy()
+        states = train(trainer, pool.model_seed(number), at).cpu().numpy()
         kept = states, time.perf_counter() - began
         checksum = hashing.digest([key, hashing.array(states)])
         seconds = kept[1]
@@ -83,7 +89,7 @@ def of_checkpoint(pool: Pool, number: int, count: int) -> tuple[Trajectory, floa
 
 
 def train(trainer: Trainer, seed: np.random.SeedSequence, at: Sequence[int] | NDArray[np.int64]) -> Tensor:
-    """The states `[len(at), n_state]` after so many steps of the run from `seed` on the full training set.
+    """The states `[len(at), n_state]` after so many steps of the run from `seed` on all examples of the trainer.
 
     One step after another by torch: the same start, batches and rates as `Trainer.train`, up to rounding.
     """

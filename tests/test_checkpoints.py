@@ -176,7 +176,7 @@ def test_on_subsets_are_models_of_subsets_of_their_own(
     judged = {tuple(subsets.kept(0, row, 40, 0.3)) for row in range(1000)}
     assert not judged & {tuple(examples) for examples in kept}
     for number, vector in enumerate(vectors):
-        (alone,) = trainer.train([kept[number]], [made._model_seed(number)])
+        (alone,) = trainer.train([kept[number]], [made.model_seed(number)])
         torch.testing.assert_close(vector, alone, atol=1e-5, rtol=0)
     full, _ = everywhere.get(3)
     assert (full - vectors).abs().max(1).values.min() > 0.01

@@ -101,6 +101,24 @@ def test_fewer_rejected_at_a_stricter_level() -> None:
     assert len(set(groups[0])) > len(set(groups[1])) > 1
 
 
+def test_against_single_models_the_score_is_that_of_their_margins_alone() -> None:
+    weights, with_seeds = world(repeats=3)
+    weights[:, 4] = np.nan  # nothing is said on it: it counts as 0, as in the table
+    weights[:, 5] = 0.0
+    margins = with_seeds.margins.copy()
+    margins[:, 6] = 1.0  # nothing can be said on it: left out
+    judge = Judge.of(Rows(with_seeds.index, with_seeds.masks, margins, with_seeds.subset), 3)
+    verdict = judge.verdict(weights)
+    expected = lds(weights, with_seeds.masks[::3], margins[::3], undefined="zero")
+    assert verdict.one_seed is not None
+    np.testing.assert_allclose(verdict.one_seed.per_target, expected.per_target)
+    assert verdict.one_seed.mean == pytest.approx(expected.mean, abs=1e-12)
+    assert verdict.one_seed.ci == pytest.approx(expected.ci, abs=1e-9)
+    assert (verdict.one_seed.n_excluded, verdict.one_seed.zeroed) == (1, {"predictions constant": 2})
+    assert verdict.one_seed.mean < verdict.lds.mean
+    assert Judge.of(world()[1], 1).verdict(weights).one_seed is None
+
+
 def test_one_seed_has_no_ceiling() -> None:
     weights, with_seeds = world()
     judge = Judge.of(with_seeds, 1)

@@ -19,6 +19,7 @@ from bench.launch import Request, make
 from bench.outputs import margins
 from bench.progress import Progress
 from bench.subsets import Plan
+from bench.task import TrainedOn
 from bench.workbench import Bench
 
 Attribute = Callable[[str], tuple[NDArray[Any], Any, list[str]]]
@@ -208,18 +209,20 @@ def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) ->
     assert cost.models == 1 + len(small.access.tune)
 
 
-@pytest.mark.parametrize("damping", ["early-stopping", "tune", "0.1"])
-def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str) -> None:
+@pytest.mark.parametrize(
+    ("damping", "trained_on"), [("early-stopping", "all"), ("tune", "all"), ("0.1", "all"), ("0.1", "subsets")]
+)
+def test_influence_is_the_mean_over_checkpoints(small: Bench, damping: str, trained_on: TrainedOn) -> None:
     from bench.influence import Influence
 
-    (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping}"])
+    (one,) = methods.chosen([f"influence:checkpoints=2,damping={damping},trained_on={trained_on}"])
     found = small.attribute(one)
     made = found.scores
     task = small.task(one, small.folder)
     recipe = small.setting.recipe
     parts = [
         Influence(task.flat(), v, task.inputs("train"), task.inputs("test"), recipe.weight_decay, "logsumexp")
-        for v in task.checkpoint_vectors(2)
+        for v in task.checkpoint_vectors(2, trained_on)
     ]
     if damping == "early-stopping":
         ridges = [recipe.early_stopping_ridge(20)] * 2
@@ -250,7 +253,8 @@ def test_every_default_variant_beats_chance(small: Bench) -> None:
     assert abs(found.pop("random")) < 0.3
     variants = ("", ":damping=tune", ":trained_on=subsets", ":damping=tune,trained_on=subsets")
     kernel = {f"gradient-kernel{more}" for more in variants}
-    expected = {"datamodels", "graddot", "heldout", "influence", "influence:damping=tune", "tracin"} | kernel
+    influence = {f"influence{more}" for more in variants[:3]}
+    expected = {"datamodels", "graddot", "heldout", "tracin"} | influence | kernel
     assert set(found) >= expected
     assert min(found.values()) > 0.3, found
 

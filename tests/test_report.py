@@ -480,7 +480,7 @@ def test_pictures_are_the_pixels() -> None:
         y, x = at // sheet.columns * 2, at % sheet.columns * 8
         wanted = np.rint(255 * (data.train_x[10 + at].reshape(2, 8) - low) / (high - low))
         np.testing.assert_array_equal(whole[y : y + 2, x : x + 8], wanted)
-    bright = pixels._bytes(np.full(16, 1e9, np.float32))
+    bright = pixels.bytes_of(np.full(16, 1e9, np.float32))
     assert (bright == 255).all()
 
 

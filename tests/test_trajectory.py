@@ -87,6 +87,30 @@ def test_is_kept_and_read_back(
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_on_a_subset_ends_at_its_checkpoint(name: str, toy_data: Data, tmp_path: Path, quiet: Progress) -> None:
+    pool = Pool(_trainer(RECIPES[name], toy_data), 3, tmp_path, "k" * 64, quiet).on_subsets(0.5)
+    run, _ = trajectory.of_checkpoint(pool, 1, 2)
+    steps = RECIPES[name].steps(20)
+    assert run.steps.tolist() == [steps // 2, steps]
+    torch.testing.assert_close(run.states[-1], pool.get(2)[0][1], atol=1e-5, rtol=0)
+    other, _ = trajectory.of_checkpoint(pool, 0, 2)
+    assert float((other.states[-1] - run.states[-1]).abs().max()) > 0.01
+    again, _ = trajectory.of_checkpoint(pool, 1, 2)
+    assert torch.equal(again.states, run.states)
+
+
+def test_runs_on_subsets_that_share_their_batches_are_refused(
+    toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress
+) -> None:
+    trainer = replace(_trainer(toy.recipe, toy_data), protocol="single-model")
+    pool = Pool(trainer, 0, tmp_path, "k" * 64, quiet)
+    with pytest.raises(UnmetError, match="needs the protocol expectation"):
+        trajectory.of_checkpoint(pool.on_subsets(0.5), 0, 2)
+    run, _ = trajectory.of_checkpoint(pool, 0, 2)
+    torch.testing.assert_close(run.states[-1], pool.get(1)[0][0], atol=1e-5, rtol=0)
+
+
 def test_augmented_recipes_are_refused(toy: Setting, toy_data: Data, tmp_path: Path, quiet: Progress) -> None:
     recipe = replace(toy.recipe, augmentation=Augmentation(flip="random"))
     with pytest.raises(UnmetError, match="needs a recipe of plain SGD steps"):
@@ -112,6 +136,10 @@ def test_a_task_charges_a_run_as_its_checkpoint(
     task.trajectory(1, 3)
     assert task.usage.models == 2
     assert task.usage.train_seconds > seconds
+    run = task.trajectory(1, 3, "subsets")
+    assert (task.usage.checkpoints, task.usage.on_subsets) == (2, 2)
+    torch.testing.assert_close(run.states[-1], task.checkpoint_vectors(2, "subsets")[1], atol=1e-5, rtol=0)
+    assert (task.usage.checkpoints, task.usage.on_subsets) == (2, 2)
     for states, message in ((0, "0 states"), (16, r"16 states .*: it has 15 steps, so 1 to 15")):
         with pytest.raises(InputError, match=message):
             task.trajectory(0, states)

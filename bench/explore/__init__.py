@@ -13,16 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 _LAZY = {
     "Subject": "bench.explore.subject",
+    "brittleness": "bench.explore.flips",
+    "counterfactual": "bench.explore.removals",
+    "embedding": "bench.explore.coordinates",
+    "leakage": "bench.explore.duplicates",
+    "mislabel": "bench.explore.label_noise",
     "open_subject": "bench.explore.subject",
+    "similar": "bench.explore.toplists",
+    "subpopulations": "bench.explore.populations",
     "write": "bench.explore.files",
 }
 
 __all__ = sorted(_LAZY)
 
 if TYPE_CHECKING:
+    from bench.explore.coordinates import embedding as embedding
+    from bench.explore.duplicates import leakage as leakage
     from bench.explore.files import write as write
+    from bench.explore.flips import brittleness as brittleness
+    from bench.explore.label_noise import mislabel as mislabel
+    from bench.explore.populations import subpopulations as subpopulations
+    from bench.explore.removals import counterfactual as counterfactual
     from bench.explore.subject import Subject as Subject
     from bench.explore.subject import open_subject as open_subject
+    from bench.explore.toplists import similar as similar
 
 
 def __getattr__(name: str) -> Any:

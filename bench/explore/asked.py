@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,3 +79,42 @@ def at_most(value: int, flag: str, count: int, what: str) -> int:
     if not 1 <= value <= count:
         raise BenchError(f"{flag} is {value}: it takes 1 to {count}, the number of {what}")
     return value
+
+
+def shares(text: str, flag: str) -> list[float]:
+    """`0.01,0.05` as numbers between 0 and 1.
+
+    Raises:
+        BenchError: it is not so written, empty, or a number is not between 0 and 1.
+    """
+    try:
+        found = [float(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise BenchError(f"{flag} is {text!r}: write shares of the training set, such as 0.01,0.05") from error
+    for share in found:
+        if not 0 < share < 1:
+            raise BenchError(f"{flag} has {share:g}: it takes shares of the training set, between 0 and 1")
+    if not found:
+        raise BenchError(f"{flag} is empty: name at least one share of the training set, such as 0.01")
+    return found
+
+
+def root_seed(value: int) -> int:
+    """A seed.
+
+    Raises:
+        BenchError: it is negative.
+    """
+    if value < 0:
+        raise BenchError(f"--seed is {value}: it cannot be negative")
+    return value
+
+
+def counts(sizes: Sequence[float], n_train: int) -> list[int]:
+    """Shares of the training set as numbers of examples, ascending, each once; at least one and not all.
+
+    Raises:
+        BenchError: as `shares`.
+    """
+    found = shares(",".join(map(str, sizes)), "--sizes")
+    return sorted({min(n_train - 1, max(1, round(share * n_train))) for share in found})

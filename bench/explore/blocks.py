@@ -73,33 +73,36 @@ class Picture:
         file: its name, `VERB-NAME.png`.
         alt: what it shows, for those who do not see it.
         caption: what to look for.
+        density: pixels of the file for one of the page.
     """
 
     file: str
     alt: str
     caption: str
+    density: int = 1
 
 
 Block = Lead | Heading | Table | Plot | Picture
 
 
-def html(blocks: Sequence[Block], folder: Path, prefix: str) -> str:
+def html(blocks: Sequence[Block], folder: Path, prefix: str, level: int = 4) -> str:
     """All of them as HTML.
 
     Args:
         blocks: in their order.
         folder: where pictures lie; they become part of the text.
         prefix: what ids of plots start with; a page's own.
+        level: of headings, 4 for `<h4>`.
     """
-    return "\n".join(_html(block, folder, prefix) for block in blocks)
+    return "\n".join(_html(block, folder, prefix, level) for block in blocks)
 
 
-def _html(block: Block, folder: Path, prefix: str) -> str:
+def _html(block: Block, folder: Path, prefix: str, level: int) -> str:
     match block:
         case Lead():
             return f"<p>{markup.text(block.text)}</p>"
         case Heading():
-            return f"<h4>{markup.text(block.text)}</h4>"
+            return f"<h{level}>{markup.text(block.text)}</h{level}>"
         case Table():
             return _table(block)
         case Plot():
@@ -134,5 +137,6 @@ def _picture(block: Picture, folder: Path) -> str:
     except OSError:
         return f'<p class="absent">{markup.text(block.file)} is missing: run the same command again.</p>'
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    picture = f'<img class="grid" src="{url}" alt="{markup.text(block.alt)}">'
+    width = int.from_bytes(content[16:20], "big") // block.density  # where each PNG says its own
+    picture = f'<img class="grid" src="{url}" width="{width}" alt="{markup.text(block.alt)}">'
     return markup.figure(markup.scroller(picture, block.alt), markup.text(block.caption))

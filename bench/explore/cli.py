@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import BenchError
 from bench.explore import verbs
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def add(top: Any) -> argparse.ArgumentParser:
     parser = asked.add_parser(
         "all",
         help="all of them, each with its defaults",
-        description="Every verb with its defaults, one after another.",
+        description="Every verb with its defaults, one after another. What a store without examples cannot answer is "
+        "left out, with the reason.",
     )
     _shared(parser)
     return made
@@ -50,7 +52,7 @@ def _shared(made: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[:key=value,…]",
-        help="of a run, one of its rows; on a store it is run; may be given again",
+        help="of a run, one of its rows, or all (default: the best); on a store it is run; may be given again",
     )
     made.add_argument(
         "--scores",
@@ -76,27 +78,46 @@ def _shared(made: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Open, ask, write, print."""
+    """Open, ask, write, print. 1 where some of all verbs cannot be asked for another reason than missing examples."""
     if given.setting is not None:
         from bench import datasets
 
         datasets.check(given.setting)
-    wanted = verbs.names() if given.explore == "all" else [given.explore]
-    made = []
+    every = given.explore == "all"
+    wanted = verbs.names() if every else [given.explore]
+    made: list[Document] = []
+    refused: dict[str, BenchError] = {}
     with contextlib.redirect_stdout(sys.stderr):  # what plug-ins and libraries print: stdout is for results
         subject = _opened(given)
         out = _folder(given, subject)
         for name in wanted:
-            arguments = given if name == given.explore else _defaults(name, given)
-            made.append(_made(name, subject, arguments, out))
-    for finding in made:
-        _show(finding.document, given.json, len(wanted) > 1)
-    if given.json and len(wanted) > 1:
+            try:
+                made.append(_made(name, subject, _defaults(name, given) if every else given, out))
+            except BenchError as error:
+                if not every:
+                    raise
+                refused[name] = error
+        if subject.is_run and out is not None and out.resolve() == (subject.path / "explore").resolve():
+            _rewrite(subject, made)
+    if not made:
+        raise next(iter(refused.values()))
+    for document in made:
+        _show(document, given.json, every)
+    if given.json and every:
         import msgspec
 
-        whole = {one.document.verb: one.document for one in made}
+        whole = {document.verb: document for document in made}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(whole)).decode() + "\n")
-    return 0
+    return 1 if _told(refused) else 0
+
+
+def _told(refused: dict[str, BenchError]) -> bool:
+    """Say on stderr what was not asked, and why; whether any reason is other than that there are no examples."""
+    from bench.explore.subject import NoExamplesError
+
+    for name, error in refused.items():
+        print(f"bench: without {name}: {error}", file=sys.stderr)
+    return not all(isinstance(error, NoExamplesError) for error in refused.values())
 
 
 def _opened(given: argparse.Namespace) -> Subject:
@@ -130,14 +151,23 @@ def _defaults(name: str, given: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**{**vars(parser.parse_args([])), **vars(given)})
 
 
-def _made(name: str, subject: Subject, given: argparse.Namespace, out: Path | None) -> Finding[Document]:
+def _made(name: str, subject: Subject, given: argparse.Namespace, out: Path | None) -> Document:
     finding: Finding[Document] = verbs.load(name).make(subject, given, out)
     if out is not None:
         from bench.explore import files
 
         files.write(out, finding)
         subject.progress.say(f"written to {out / name}.html, .json and .csv")
-    return finding
+    return finding.document
+
+
+def _rewrite(subject: Subject, made: list[Document]) -> None:
+    """The run's own files, where something was found that its leaderboard has a column for."""
+    if any(document.verb == "counterfactual" for document in made):
+        from bench import results
+
+        results.rewrite(subject.path, subject.why if subject.data is None else subject.data)
+        subject.progress.say(f"{subject.path / 'leaderboard.json'} has the counterfactual scores")
 
 
 def _show(document: Document, as_json: bool, one_of_many: bool) -> None:

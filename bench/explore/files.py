@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from bench.explore.document import Document, Finding
 
+_KINDS = {".npy", ".png", ".parquet", ".svg"}
+
 
 def write(folder: str | Path, finding: Finding[Document]) -> None:
     """Write all that was found.
 
     Args:
-        folder: where; it is made. What an earlier call of the same verb left there is replaced.
+        folder: where; it is made. What an earlier call of the same verb wrote there is replaced.
         finding: of one verb.
 
     Raises:
@@ -32,9 +34,7 @@ def write(folder: str | Path, finding: Finding[Document]) -> None:
     place, document = Path(folder), finding.document
     verb, shown = document.verb, page.view(document.verb)
     atomic.writable_folder(place)
-    for old in place.glob(f"{verb}-*.*"):
-        if old.is_file():
-            old.unlink()
+    _clear(place, verb)
     for name, array in finding.arrays.items():
         atomic.write(place / f"{verb}-{name}.npy", _saving(array))
     for name, content in finding.pictures.items():
@@ -49,6 +49,18 @@ def write(folder: str | Path, finding: Finding[Document]) -> None:
     atomic.write_text(place / f"{verb}.json", document.text())  # last: it vouches for the others
 
 
+def _clear(place: Path, verb: str) -> None:
+    """Remove what an earlier call wrote; without its document the files are someone else's, and stay."""
+    document = place / f"{verb}.json"
+    if not document.is_file():
+        return
+    with atomic.writing(document):
+        for old in place.glob(f"{verb}-*"):
+            if old.suffix in _KINDS and old.is_file():
+                old.unlink()
+        document.unlink()  # until all is written there is nothing to vouch for
+
+
 def _saving(array: Any) -> Callable[[BinaryIO], object]:
     return lambda file: np.save(file, array, allow_pickle=False)
 
@@ -58,7 +70,10 @@ def _writing(content: bytes) -> Callable[[BinaryIO], object]:
 
 
 def _parquet(table: Any) -> Callable[[BinaryIO], object]:
-    return lambda file: table.to_parquet(file, index=False)
+    from bench.tables import frames
+
+    content = frames.parquet_bytes(table)
+    return lambda file: file.write(content)
 
 
 def _svg(block: Plot) -> Callable[[BinaryIO], object]:

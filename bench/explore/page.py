@@ -47,8 +47,8 @@ def html(document: Document, folder: Path) -> str:
 <h1>{text(shown.TITLE)}</h1>
 </header>
 <main>
-{blocks.html(shown.blocks(document), folder, document.verb)}
-{f'<h3>Notes</h3><ul class="notes">{notes}</ul>' if notes else ""}
+{blocks.html(shown.blocks(document), folder, document.verb, 2)}
+{f'<h2>Notes</h2><ul class="notes">{notes}</ul>' if notes else ""}
 <p class="soft">Made by <code>bench explore {document.verb}</code> in {about.seconds:.1f} s{trained}.</p>
 </main>
 </body>

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 
+class NoExamplesError(BenchError):
+    """A verb needs examples, and the store is without them."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """One method's scores.
@@ -33,12 +37,14 @@ class Scored:
         scores: float `[n_train, n_targets]`, perhaps a memmap; positive: keeping the example raises the margin.
         lds: its LDS where a leaderboard has it.
         remarks: what readers must know of a file of scores.
+        asked: whether it was asked for by name, as a file is.
     """
 
     name: str
     scores: NDArray[np.floating]
     lds: float | None = None
     remarks: Sequence[str] = ()
+    asked: bool = False
 
     @property
     def plugin(self) -> str:
@@ -50,6 +56,13 @@ class Scored:
         found = np.ones(self.scores.shape[1], bool)
         for at in range(0, len(self.scores), 1024):
             found &= np.isfinite(self.scores[at : at + 1024]).all(axis=0)
+        return found
+
+    def columns(self, targets: NDArray[np.integer]) -> NDArray[np.floating]:
+        """The scores of some targets, `[len(targets), n_train]`, in their own type; read in slabs of rows."""
+        found = np.empty((len(targets), len(self.scores)), self.scores.dtype)
+        for at in range(0, len(self.scores), 1024):
+            found[:, at : at + 1024] = np.asarray(self.scores[at : at + 1024])[:, targets].T
         return found
 
 
@@ -120,23 +133,24 @@ class Subject:
             what: for what they are needed, as the beginning of a sentence: `explore brittleness trains models`.
 
         Raises:
-            BenchError: they are not at hand.
+            NoExamplesError: they are not at hand.
         """
         if self.data is None:
-            raise BenchError(f"{what}, and {self.path} has no examples: {self.why}")
+            raise NoExamplesError(f"{what}, and {self.path} has no examples: {self.why}")
         return self.data
 
     def trainer(self, what: str) -> Trainer:
-        """What trains the setting's model on subsets; `what` as for `examples`.
+        """What trains the setting's model on subsets, by the store's protocol; `what` as for `examples`.
 
         Raises:
-            BenchError: there is nothing to train on.
+            NoExamplesError: there is nothing to train on.
         """
         from bench.train import Trainer, pick_device
 
         data = self.examples(what)
         assert self.setting is not None
-        return Trainer(self.setting.recipe, data, pick_device(self.device))
+        protocol = "expectation" if self.truth.meta is None else self.truth.meta.identity.protocol
+        return Trainer(self.setting.recipe, data, pick_device(self.device), protocol=protocol)
 
     def mean_margins(self) -> NDArray[np.float64]:
         """Mean margin of each target over all models of the ground truth, float64 `[n_targets]`."""
@@ -159,11 +173,18 @@ class Subject:
         )
 
     def leading(self, most: int) -> list[Scored]:
-        """The best variant of each method, at most so many, the best first; files of scores and the unscored too."""
+        """What was asked for by name, and besides the best variant of each method up to so many in all, best first."""
         picked: dict[str, Scored] = {}
         for one in self.methods:
-            picked.setdefault(one.name if one.lds is None else one.plugin, one)
-        return list(picked.values())[:most]
+            if not one.asked:
+                picked.setdefault(one.name if one.lds is None else one.plugin, one)
+        room = max(0, most - sum(one.asked for one in self.methods))
+        taken = {one.name for one in list(picked.values())[:room]}
+        return [one for one in self.methods if one.asked or one.name in taken]
+
+    def best(self) -> list[Scored]:
+        """What was asked for by name; else the method of the best LDS alone."""
+        return [one for one in self.methods if one.asked] or list(self.methods[:1])
 
 
 def open_subject(
@@ -183,8 +204,8 @@ def open_subject(
 
     Args:
         path: the folder of `bench run`, or of `bench train` or `bench import`.
-        methods: of a run, which of its rows, by name (`trak`, or a variant's `trak:damping=tune`); by default all that
-            have scores. On a store these are run, as `bench attribute` does.
+        methods: of a run, which of its rows, by name (`trak`, or a variant's `trak:damping=tune`), or `all`; by default
+            all that have scores, of which verbs take the best. On a store these are run, as `bench attribute` does.
         scores: `[NAME=]FILE.npy`, matrices from files, read as `bench run --scores` reads them.
         orientation: of the files that do not say it themselves.
         sign: likewise.
@@ -211,7 +232,9 @@ def open_subject(
     precomputed.check_shapes(files, truth.masks.shape[1], truth.margins.shape[1])
     found = Subject(folder, is_run, truth, (), board, made, data, why, device, progress)
     own = _of_run(found, methods) if is_run else _attributed(found, methods)
-    return Subject(folder, is_run, truth, [*own, *_from_files(files)], board, made, data, why, device, progress)
+    every = [*own, *_from_files(files)]
+    _check_names(every)
+    return Subject(folder, is_run, truth, every, board, made, data, why, device, progress)
 
 
 def _has_store(folder: Path) -> bool:
@@ -255,6 +278,7 @@ def _of_run(subject: Subject, wanted: Sequence[str]) -> list[Scored]:
     assert subject.board is not None
     rows = [row for row in subject.board.methods if row.scores is not None]
     names = [row.name for row in rows]
+    wanted = names if "all" in wanted else [name if name in names else _canonical(name) for name in wanted]
     for name in wanted:
         if name not in names:
             advice = f"bench run {subject.board.setting} --method {name} --out {subject.path} adds a method to a run"
@@ -277,8 +301,16 @@ def _of_run(subject: Subject, wanted: Sequence[str]) -> list[Scored]:
                 f"{path} has {values.dtype} {list(values.shape)}, and the run's scores are floating-point "
                 f"[{subject.n_train}, {subject.n_targets}]: run the same bench run command again"
             )
-        made.append(Scored(row.name, values, row.lds))
+        made.append(Scored(row.name, values, row.lds, asked=bool(wanted)))
     return sorted(made, key=lambda one: -np.inf if one.lds is None else one.lds, reverse=True)
+
+
+def _canonical(spec: str) -> str:
+    """A method's name as tables have it, where its parameters were written in another order or form."""
+    try:
+        return methods.chosen([spec])[0].name
+    except BenchError:
+        return spec
 
 
 def _attributed(subject: Subject, specs: Sequence[str]) -> list[Scored]:
@@ -307,8 +339,17 @@ def _attributed(subject: Subject, specs: Sequence[str]) -> list[Scored]:
             except BenchError as error:
                 raise MethodError(f"{one.name} failed: {error}") from error
             say.say(f"{one.name}: {found.cost.seconds:.1f} s")
-            made.append(Scored(one.name, found.scores, None, found.notes))
+            made.append(Scored(one.name, found.scores, None, found.notes, asked=True))
     return made
+
+
+def _check_names(every: Sequence[Scored]) -> None:
+    names = [one.name for one in every]
+    for name in names:
+        if names.count(name) > 1:
+            raise BenchError(
+                f"two score matrices are called {name!r}: give that of a file another name, --scores NAME=FILE.npy"
+            )
 
 
 def _from_files(files: Sequence[methods.Chosen]) -> list[Scored]:
@@ -320,5 +361,5 @@ def _from_files(files: Sequence[methods.Chosen]) -> list[Scored]:
             values = values.astype(np.float64)
         if not np.isfinite(values).all(axis=0).any():
             raise InputError(f"{one.method.file.path} has no target whose scores are all finite: nothing is left")
-        made.append(Scored(one.name, values, None, one.method.file.remarks))
+        made.append(Scored(one.name, values, None, one.method.file.remarks, asked=True))
     return made

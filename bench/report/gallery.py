@@ -200,7 +200,7 @@ def _ranked(
     return Ranked(row.name, at, score, lds)
 
 
-def top(scores: NDArray[np.float64], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def top(scores: NDArray[np.floating], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The k highest above 0 and the k lowest below 0 of each row, equals in their order.
 
     Args:

@@ -71,13 +71,13 @@ class Pixels:
         """Examples `[n, …]` in one picture: PNG in grey, JPEG in colour."""
         from PIL import Image
 
-        channels, height, width = self._size
+        channels, height, width = self.size
         columns = max(1, math.ceil(math.sqrt(len(examples) * height / width)))
         rows = max(1, math.ceil(len(examples) / columns))
         whole = np.zeros((rows * height, columns * width, channels), np.uint8)
         for at, example in enumerate(examples):
             y, x = at // columns * height, at % columns * width
-            whole[y : y + height, x : x + width] = self._bytes(example)
+            whole[y : y + height, x : x + width] = self.bytes_of(example)
         grey = channels == 1
         picture = Image.fromarray(whole[..., 0] if grey else whole)
         buffer = io.BytesIO()
@@ -88,8 +88,11 @@ class Pixels:
         return Sheet(url, columns, rows, width / height)
 
     @property
-    def _size(self) -> tuple[int, int, int]:
-        """Of a picture in a sheet; in colour in whole blocks of JPEG, so that neighbours do not run into each other."""
+    def size(self) -> tuple[int, int, int]:
+        """Channels, height and width of a picture in a sheet.
+
+        In colour in whole blocks of JPEG, so that neighbours do not run into each other.
+        """
         channels, height, width = self.shape
         shrink = max(1.0, max(height, width) / _LARGEST)
         height, width = (max(1, round(side / shrink)) for side in (height, width))
@@ -97,10 +100,11 @@ class Pixels:
             height, width = (8 * math.ceil(side / 8) for side in (height, width))
         return channels, height, width
 
-    def _bytes(self, example: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def bytes_of(self, example: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """One example as a picture, uint8 `[height, width, channels]`."""
         from PIL import Image
 
-        _, height, width = self._size
+        _, height, width = self.size
         span = np.maximum(self.high - self.low, 1e-12)
         scaled = np.clip((example.reshape(self.shape) - self.low) / span, 0, 1)
         made: NDArray[np.uint8] = np.rint(255 * scaled).astype(np.uint8).transpose(1, 2, 0)

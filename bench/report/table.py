@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,12 @@ _COLUMNS = (
     _Column("lds", "LDS", falls=True, hint="mean over targets, with its 95% interval"),
     _Column("group", "Group", right=False, hint="methods that share a letter cannot be told apart"),
     _Column("share", "Of ceiling", falls=True, hint="the LDS as a share of the noise ceiling, with its 95% interval"),
+    _Column(
+        "counterfactual",
+        "Counterfactual",
+        falls=True,
+        hint="correlation of predicted with actual changes when groups of one size are removed, with its 95% interval",
+    ),
     _Column("p", "p-value", hint="of so large an LDS by chance, two-sided"),
     _Column("models", "Models", hint="models trained for it"),
     _Column("ratio", "LDS per model", falls=True, hint="the LDS divided by the models trained for it"),
@@ -45,7 +52,6 @@ _COLUMNS = (
     _Column("memory", "Memory", hint="most memory above what was held before"),
     _Column("disk", "Disk", hint="what it keeps on disk"),
 )
-_AFTER_LDS = len(_COLUMNS) - 2
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,10 @@ class _Scale:
 def ranked(board: Leaderboard) -> str:
     """The table with its filter."""
     scale = _Scale.of(board)
-    head = "".join(_head(column, scale) for column in _COLUMNS)
-    body = "\n".join(_row(row, board, scale, at) for at, row in enumerate(board.methods))
+    explored = any(row.counterfactual for row in board.methods)
+    columns = [column for column in _COLUMNS if explored or column.name != "counterfactual"]
+    head = "".join(_head(column, scale) for column in columns)
+    body = "\n".join(_row(row, board, scale, at, columns) for at, row in enumerate(board.methods))
     count = len(board.methods)
     caption = "Methods, best first. The button of a column sorts by it."
     made = (
@@ -111,12 +119,13 @@ def _axis(scale: _Scale) -> str:
     return f'<svg class="bar" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">{"".join(marks)}</svg>'
 
 
-def _row(row: Row, board: Leaderboard, scale: _Scale, at: int) -> str:
+def _row(row: Row, board: Leaderboard, scale: _Scale, at: int, columns: Sequence[_Column]) -> str:
     scored = row.status == "ok" and row.lds is not None
     keys = {"method": row.name, "at": at}
     if scored:
         keys |= {"rank": row.rank, "lds": row.lds, "group": row.group, "p": row.p_value}
         keys |= {"share": row.of_ceiling and row.of_ceiling.value, "ratio": _per_model(row)}
+        keys |= {"counterfactual": row.counterfactual and row.counterfactual.spearman}
         if row.cost is not None:
             cost = row.cost
             keys |= {"models": cost.models, "training": cost.train_seconds, "attributing": cost.seconds}
@@ -126,9 +135,9 @@ def _row(row: Row, board: Leaderboard, scale: _Scale, at: int) -> str:
     if not scored:
         why = text(row.reason or "no LDS")
         said = row.status if row.status != "ok" else "no LDS"
-        cell = f'<td colspan="{_AFTER_LDS + 1}" class="why"><b class="badge">{said}</b> {why}</td>'
+        cell = f'<td colspan="{len(columns) - 1}" class="why"><b class="badge">{said}</b> {why}</td>'
         return f'<tr class="{row.status}"{data}><td class="r">–</td>{name}{cell}</tr>'
-    return f"<tr{data}>{_rank(row)}{name}{_lds(row)}{_bar(row, board, scale)}{_rest(row)}</tr>"
+    return f"<tr{data}>{_rank(row)}{name}{_lds(row)}{_bar(row, board, scale)}{_rest(row, columns)}</tr>"
 
 
 def _rank(row: Row) -> str:
@@ -161,7 +170,7 @@ def _bar(row: Row, board: Leaderboard, scale: _Scale) -> str:
     return f'<td><svg class="bar" width="{_WIDTH}" height="{_HEIGHT}" aria-hidden="true">{drawn}</svg></td>'
 
 
-def _rest(row: Row) -> str:
+def _rest(row: Row, columns: Sequence[_Column]) -> str:
     cost, share = row.cost, row.of_ceiling
     of_ceiling = "–"
     if share is not None:
@@ -173,8 +182,16 @@ def _rest(row: Row) -> str:
         times = seconds(cost.train_seconds), seconds(cost.seconds)
         each = "–" if ratio is None else f"{ratio:.2g}".replace("-", "−")
         figures = (f"{cost.models:,}", each, *times, size(cost.peak_bytes), size(cost.disk_bytes))
-    cells = (of_ceiling, p_value(row.p_value), *figures)
+    explored = any(column.name == "counterfactual" for column in columns)
+    cells = (of_ceiling, *([_counterfactual(row)] if explored else []), p_value(row.p_value), *figures)
     return f"<td>{text(row.group or '–')}</td>" + "".join(f'<td class="r">{cell}</td>' for cell in cells)
+
+
+def _counterfactual(row: Row) -> str:
+    found = row.counterfactual
+    if found is None:
+        return "–"
+    return f'{tables.lds(found.spearman)} <span class="below">{tables.interval(found.ci)}</span>'
 
 
 def _per_model(row: Row) -> float | None:
@@ -185,6 +202,12 @@ def _legend(board: Leaderboard) -> str:
     notes = ["Group: methods that share a letter cannot be told apart."] if any(r.group for r in board.methods) else []
     if any(row.rank_ci and row.rank_ci[0] != row.rank_ci[1] for row in board.methods):
         notes.append("Grey beside a rank: the places that it may have.")
+    removed = next((row.counterfactual for row in board.methods if row.counterfactual), None)
+    if removed is not None:
+        notes.append(
+            "Counterfactual: correlation of predicted with actual changes of margins when groups of one size are "
+            f"removed ({removed.removals:,} groups); no part of the ranking."
+        )
     notes.append("Bar: from 0 to the LDS, with its 95% interval at the end.")
     if board.ceiling is not None:
         notes.append("Dashed line: the noise ceiling.")

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["HEADER", "aligned", "caption", "cells", "footnotes", "grid", "interval", "lds", "markdown", "piped"]
 __all__ += ["p_value", "plain", "share", "show", "stamps"]
 HEADER = (
-    *("rank", "method", "LDS", "95% interval", "of ceiling", "group"),
+    *("rank", "method", "LDS", "95% interval", "of ceiling", "group", "counterfactual"),
     *("models", "training", "attributing", "memory"),
 )
 """All columns; a leaderboard without a ceiling, or of a single method, is shown without some (`grid`)."""
-_RIGHT = {"rank", "LDS", "of ceiling", "models", "training", "attributing", "memory"}
-_FIRST_TO_GO = ("memory", "training", "attributing", "group", "models", "of ceiling", "95% interval")
+_RIGHT = {"rank", "LDS", "of ceiling", "counterfactual", "models", "training", "attributing", "memory"}
+_FIRST_TO_GO = ("memory", "training", "attributing", "counterfactual", "group", "models", "of ceiling", "95% interval")
 _SIGN = -0.1
 _LEVEL = 0.05
 
@@ -42,6 +42,7 @@ def cells(row: Row) -> tuple[str, ...]:
         interval(row.ci),
         share(row.of_ceiling.value if row.of_ceiling else None),
         row.group or "–",
+        lds(row.counterfactual.spearman if row.counterfactual else None),
         *(figures if row.status == "ok" else ("",) * len(figures)),
     )
 
@@ -59,6 +60,8 @@ def grid(board: Leaderboard) -> Grid:
         gone.add("of ceiling")
     if sum(row.group is not None for row in board.methods) < 2:
         gone.add("group")
+    if not any(row.counterfactual for row in board.methods):
+        gone.add("counterfactual")
     kept = [i for i, name in enumerate(HEADER) if name not in gone]
     lines = [HEADER, *map(cells, board.methods)]
     header, *rows = (tuple(line[i] for i in kept) for line in lines)
@@ -119,6 +122,13 @@ def _legend(board: Leaderboard) -> Iterator[str]:
     several = [row for row in grouped if row.rank_ci is not None and row.rank_ci[0] < row.rank_ci[1]]
     if several:
         yield f"rank: {ranks(several[0])} stands for any of these places, since those tests leave them open"
+    removed = next((row.counterfactual for row in board.methods if row.counterfactual), None)
+    if removed is not None:
+        yield (
+            "counterfactual: Spearman's correlation of predicted with actual changes of margins when groups of one "
+            f"size are removed, mean over sizes and targets ({removed.removals:,} groups, models trained without each; "
+            "no part of the ranking)"
+        )
     yield from _chance(board)
 
 

@@ -36,6 +36,12 @@ METHODS = {
     "of_ceiling": "float64",
     "of_ceiling_low": "float64",
     "of_ceiling_high": "float64",
+    "one_seed_lds": "float64",
+    "one_seed_low": "float64",
+    "one_seed_high": "float64",
+    "counterfactual": "float64",
+    "counterfactual_low": "float64",
+    "counterfactual_high": "float64",
     "p_value": "float64",
     "null_stderr": "float64",
     "q05": "float64",
@@ -86,6 +92,8 @@ def of_methods(board: Leaderboard) -> pd.DataFrame:
         low, high = row.ci or (None, None)
         first, last = row.rank_ci or (None, None)
         share_low, share_high = share.ci if share else (None, None)
+        removed = row.counterfactual
+        removed_low, removed_high = removed.ci if removed and removed.ci else (None, None)
         lines.append(
             {
                 "rank": row.rank,
@@ -100,6 +108,12 @@ def of_methods(board: Leaderboard) -> pd.DataFrame:
                 "of_ceiling": share and share.value,
                 "of_ceiling_low": share_low,
                 "of_ceiling_high": share_high,
+                "one_seed_lds": row.one_seed and row.one_seed.lds,
+                "one_seed_low": row.one_seed and row.one_seed.ci and row.one_seed.ci[0],
+                "one_seed_high": row.one_seed and row.one_seed.ci and row.one_seed.ci[1],
+                "counterfactual": removed and removed.spearman,
+                "counterfactual_low": removed_low,
+                "counterfactual_high": removed_high,
                 "p_value": row.p_value,
                 "null_stderr": row.null_stderr,
                 **{name: spread and spread.quantiles.get(level) for name, level in _QUANTILES.items()},

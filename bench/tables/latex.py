@@ -53,7 +53,9 @@ def leaderboard(board: Leaderboard) -> str:
     """
     grouped = sum(row.group is not None for row in board.methods) > 1
     shares = any(row.of_ceiling for row in board.methods)
+    removed = any(row.counterfactual for row in board.methods)
     header = ["Rank", "Method", "LDS", r"95\% interval", *(["Of ceiling"] if shares else [])]
+    header += ["Counterfactual"] if removed else []
     header += ["Models", "Training", "Attributing"]
     kinds = "rlrl" + "r" * (len(header) - 4)
     best = {letter for row in board.methods if row.rank == 1 for letter in _letters(row)}
@@ -70,6 +72,7 @@ def leaderboard(board: Leaderboard) -> str:
             (rf"\textbf{{{value}}}" if first else value) + letters,
             escape(interval(row.ci)),
             *([escape(share(row.of_ceiling.value if row.of_ceiling else None))] if shares else []),
+            *([escape(lds(row.counterfactual.spearman if row.counterfactual else None))] if removed else []),
             *(("",) * 3 if not ok else ("--",) * 3 if cost is None else _figures(cost)),
         ]
 
