@@ -235,7 +235,7 @@ def test_excluded_targets(main: Main, run: Path) -> None:
     words = ("R", "--scores", "holed.npy", "--orientation", "train,test", "--sign", "+")
     code, out, _ = explore(main, "similar", *words)
     assert code == 0
-    assert "holed: 1 of 12 targets are left out, whose scores are not all finite" in out
+    assert "holed: 1 of 12 targets is left out, whose scores are not all finite" in out
     refused(explore(main, "similar", *words, "--targets", "5"), "holed has scores of target 5 that are not finite")
     refused(explore(main, "embedding", *words, "--query", "5"), "holed has scores of target 5 that are not finite")
     np.save("holed.npy", np.full_like(scores, np.nan))

@@ -309,7 +309,10 @@ def test_scores_that_are_not_finite(main: Main, store: Path) -> None:
     (one,) = found(store, targets=None, count=15, seeds=1, sizes=[0.01]).methods
     assert one.targets == 14
     assert 11 not in [case.target for case in one.cases]
-    assert any("1 targets have scores" in note for note in found(store, targets=[10], seeds=1, sizes=[0.01]).notes)
+    assert any(
+        "scores that are not finite: 1 target" in note
+        for note in found(store, targets=[10], seeds=1, sizes=[0.01]).notes
+    )
 
 
 def test_without_scores_or_what_is_right(main: Main, store: Path) -> None:

@@ -364,7 +364,7 @@ def test_scores_that_are_not_finite(main: Main, run: Path) -> None:
     assert code == 0
     mine = next(one for one in json.loads(out)["methods"] if one["name"].startswith("mine"))
     assert mine["checksum"] is None
-    assert any("1 targets have scores that are not finite" in note for note in json.loads(out)["notes"])
+    assert any("1 target has scores that are not finite" in note for note in json.loads(out)["notes"])
 
 
 def test_a_target_that_nothing_is_said_on_counts_0(run: Path) -> None:

@@ -151,7 +151,7 @@ def test_targets_without_scores_and_without_direction() -> None:
     assert method.purity is not None
     assert method.purity.items == T - 2
     assert {5, 8}.isdisjoint(near.item for query in method.queries for near in query.nearest)
-    assert found.document.notes[0] == "a: 1 of 24 targets are left out, whose scores are not all finite"
+    assert found.document.notes[0] == "a: 1 of 24 targets is left out, whose scores are not all finite"
     with pytest.raises(InputError, match="a has scores of target 5 that are not finite"):
         coordinates.embedding(some, query=[5])
     with pytest.raises(InputError, match="a scores targets 8 0 throughout"):
@@ -159,7 +159,7 @@ def test_targets_without_scores_and_without_direction() -> None:
     train = coordinates.embedding(some, of="train")
     assert train.document.methods[0].items == N
     assert train.arrays["matrix"].shape == (N, T)
-    assert "a: 1 targets are left out, whose scores are not all finite" in train.document.notes
+    assert "a: 1 target is left out, whose scores are not all finite" in train.document.notes
 
 
 def test_the_picture_is_of_neighbours() -> None:

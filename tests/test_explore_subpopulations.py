@@ -439,7 +439,7 @@ def test_of_an_imported_store(explore: Callable[..., Any], main: Main, tmp_path:
     assert "by number" in Path("E/subpopulations.html").read_text()
     code, out, _ = explore("S", "--scores", "holes.npy", *SAID, "--out", "E")
     assert code == 0
-    assert "1 of 12 targets are left out" in out
+    assert "1 of 12 targets is left out" in out
     assert len(pd.read_csv("E/subpopulations.csv")) == 41
     for words, said in (
         (("--evaluate",), "has no examples"),

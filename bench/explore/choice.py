@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from bench.errors import BenchError, InputError
+from bench.wording import either
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,10 @@ def wanted(
     for name, mine in there.items():
         if not mine.all():
             out = int((~mine).sum())
-            notes.append(f"{name}: {out:,} of {len(mine):,} targets are left out, whose scores are not all finite")
+            notes.append(
+                f"{name}: {out:,} of {len(mine):,} targets {either(out, 'is', 'are')} left out, whose scores are not "
+                "all finite"
+            )
     if targets is None:
         whole = np.flatnonzero(np.all(list(there.values()), axis=0))
         if not len(whole):

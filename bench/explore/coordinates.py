@@ -19,6 +19,7 @@ from bench.explore.purity import Purity, class_share, purity, raw_nearest
 from bench.explore.vectors import Of, Principal, Vectors, principal
 from bench.report import images
 from bench.report.markup import number
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -249,7 +250,10 @@ def _train_items(
 ) -> NDArray[np.int64]:
     for name, there in known.items():
         if not there.all():
-            notes.append(f"{name}: {int((~there).sum()):,} targets are left out, whose scores are not all finite")
+            notes.append(
+                f"{name}: {counted(int((~there).sum()), 'target is', 'targets are', form=',')} left out, whose scores "
+                "are not all finite"
+            )
     if query is None:
         labels = None if subject.data is None else subject.data.train_y
         return choice.over_classes(labels, subject.n_train, choice.COUNT)

@@ -20,6 +20,7 @@ from bench.explore import asked, document, pairs, precision
 from bench.explore.document import Document, Finding
 from bench.explore.likeness import STATISTICS, Statistic
 from bench.explore.likeness import pairs as pairs_of
+from bench.wording import either
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -205,7 +206,8 @@ def _known(one: Scored, statistic: Statistic, notes: list[str]) -> Pairs:
         raise InputError(f"{one.name} has no target whose scores are all finite: nothing can be ranked")
     if left:
         notes.append(
-            f"{one.name}: {left} of {len(made.train)} targets have scores that are not finite, and are left out"
+            f"{one.name}: {left} of {len(made.train)} targets {either(left, 'has', 'have')} scores that are not "
+            f"finite, and {either(left, 'is', 'are')} left out"
         )
     return made
 

@@ -27,6 +27,7 @@ from bench.explore.flips_document import SIZES as SIZES
 from bench.explore.flips_document import Brittleness, Case, Curve, Flips, Point, Reference, Tried
 from bench.explore.retraining import margins_without, models_of, starts
 from bench.explore.shares import Share
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def brittleness(
         f"{n}: its scores have no positive slope, so that it predicts no flip" for n, b in slopes.items() if b <= 0
     ]
     if bank.lost:
-        notes.append(f"{bank.lost} models diverged and are left out")
+        notes.append(f"{counted(bank.lost, 'model diverged and is', 'models diverged and are')} left out")
     document = Brittleness(
         verb="brittleness",
         about=about(
@@ -125,7 +126,7 @@ def _check_known(known: dict[str, NDArray[np.bool_]], targets: Sequence[int] | N
             if not there[target]:
                 raise InputError(f"{name} has scores of target {target} that are not finite: leave one of them out")
         if not there.all():
-            notes.append(f"{name}: {(~there).sum()} targets have scores that are not finite and are left out")
+            notes.append(f"{name}: left out, with scores that are not finite: {counted(int((~there).sum()), 'target')}")
     return notes
 
 

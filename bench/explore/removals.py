@@ -28,6 +28,7 @@ from bench.explore.removals_document import SIZES as SIZES
 from bench.explore.retraining import margins_without, models_of, starts
 from bench.scorer import lds
 from bench.stats import noise_ceiling
+from bench.wording import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -158,7 +159,10 @@ def counterfactual(
         )
         predictions.append(predicted[:, where])
     if lost:
-        notes.append(f"{lost} models without groups diverged and are left out")
+        notes.append(
+            f"{counted(lost, 'model without a group diverged and is', 'models without groups diverged and are')} left "
+            "out"
+        )
     by_seed = changes[:, :, where]
     document = Counterfactual(
         verb="counterfactual",
@@ -214,7 +218,10 @@ def _targets(
             if not there[target]:
                 raise InputError(f"{name} has scores of target {target} that are not finite: leave one of them out")
         if not there.all():
-            notes.append(f"{name}: {(~there).sum()} targets have scores that are not finite and count 0")
+            notes.append(
+                f"{name}: {counted(int((~there).sum()), 'target has', 'targets have')} scores that are not finite: "
+                "these count 0"
+            )
     if named is not None:
         return np.unique(np.asarray(named, np.int64)), notes
     drawn = np.random.default_rng([seed, _PICK]).permutation(subject.n_targets)[:count]

@@ -10,6 +10,7 @@ from bench.explore.shares import Share
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.tables.text import Grid
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,9 +31,9 @@ def blocks(found: Brittleness) -> list[Block]:
         Lead(
             "Can a few training examples decide whether the model is right about a target? Scores predict which ones: "
             "taking the most helpful examples away lowers the target's margin by the sum of their scores, and below 0 "
-            f"the model is wrong. For each of {len(found.targets)} targets, {_origin(found)}, this is the smallest k "
-            "whose removal should make the model wrong, and what models trained without these k examples really say: "
-            f"{found.seeds} models each, and a target is flipped where their mean margin is below 0."
+            f"the model is wrong. For each of {counted(len(found.targets), 'target')}, {_origin(found)}, this is the "
+            "smallest k whose removal should make the model wrong, and what models trained without these k examples "
+            f"really say: {found.seeds} models each, and a target is flipped where their mean margin is below 0."
         ),
         Table(
             "Predicted flips, and what came of them",
@@ -244,7 +245,8 @@ def grid(found: Brittleness) -> Grid:
     for name, curve in (("random", found.random), ("same class", found.same_class)):
         rows.append((name, *("",) * (len(_HEADER) - 2), *(_share(p.flipped) for p in curve.points)))
     caption = [
-        f"{found.about.setting}: {len(found.targets)} targets {_origin(found)}; {found.seeds} models per removal.",
+        f"{found.about.setting}: {counted(len(found.targets), 'target')} {_origin(found)}; "
+        f"{counted(found.seeds, 'model')} per removal.",
     ]
     notes = [
         f"predicted: targets with a k, the smallest removal that should flip, of at most {found.most:.0%} of the "

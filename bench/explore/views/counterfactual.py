@@ -10,6 +10,7 @@ from bench.explore.removals_document import Cell, Counterfactual, Predicted
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.tables.text import Grid, interval, lds
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,8 +40,8 @@ def blocks(found: Counterfactual) -> list[Block]:
             "Scores claim to know what would happen: without a group of training examples, the margin of a target "
             "should fall by the sum of the group's scores. Here this is tried. "
             f"{groups:,} groups of {_sizes(found)} examples are removed, one at a time, {found.seeds} models are "
-            f"trained without each, and the change of the margins of {len(found.targets)} targets is compared with "
-            f"what each method predicts. {_kinds(found)}"
+            f"trained without each, and the change of the margins of {counted(len(found.targets), 'target')} is "
+            f"compared with what each method predicts. {_kinds(found)}"
         ),
         Table(
             "Do methods rank the changes rightly?",
@@ -308,7 +309,8 @@ def grid(found: Counterfactual) -> Grid:
     ]
     caption = [
         f"{found.about.setting}: {sum(found.groups.values()):,} groups of {_sizes(found)} of {found.about.n_train:,} "
-        f"training examples removed, {found.seeds} models without each; {len(found.targets)} targets."
+        f"training examples removed, {counted(found.seeds, 'model')} without each; "
+        f"{counted(len(found.targets), 'target')}."
     ]
     notes = [
         "score: Spearman's correlation of predicted with actual changes of margins over groups of one size, mean over "

@@ -11,6 +11,7 @@ from bench.explore.pictures import DENSITY
 from bench.report import svg
 from bench.report.markup import number
 from bench.tables.text import Grid, lds
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,17 +44,13 @@ def blocks(found: Embedding) -> list[Block]:
             "vectors, which is written below each, and by the distance of their pixels. A blue frame: of the same "
             "class."
         )
-        alt = f"{_count(len(found.methods[0].queries), one)} with the nearest by scores and by pixels"
+        alt = f"{counted(len(found.methods[0].queries), one)} with the nearest by scores and by pixels"
         made.append(Picture("embedding-neighbours.png", alt, caption, density=DENSITY))
     for method in found.methods:
         made.append(_nearest(found, method))
     files = ", ".join(file for method in found.methods for file in method.files)
     made.append(Lead(f"Files beside this page: {files}."))
     return made
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _planes(found: Embedding, method: Embedded, at: int) -> list[Block]:

@@ -11,6 +11,7 @@ from bench.explore.toplists import SIDES, Named, Similar
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.tables.text import Grid, lds
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,9 +27,10 @@ def blocks(found: Similar) -> list[Block]:
         Lead(
             "A score says what a training example does to the model's answer on one target: above 0, having it in the "
             "training set makes the model surer of the target's true class; below 0, it makes the model less sure. "
-            f"Here are the {found.each} highest and the {found.each} lowest scores of {len(found.shown)} targets, by "
-            f"each of {_count(len(found.shown_methods), 'method')}, the best by LDS first. What helps is often of the "
-            "target's class, and what harms often a look-alike of another; a table below says how often."
+            f"Here are the {found.each} highest and the {found.each} lowest scores of "
+            f"{counted(len(found.shown), 'target')}, by each of {counted(len(found.shown_methods), 'method')}, the "
+            "best by LDS first. What helps is often of the target's class, and what harms often a look-alike of another; "
+            "a table below says how often."
         ),
         *_examples(found),
     ]
@@ -41,12 +43,10 @@ def blocks(found: Similar) -> list[Block]:
     return made
 
 
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
 def _examples(found: Similar) -> list[Block]:
-    where = f"similar.csv lists the {found.k} of either side for {_count(len(found.targets), 'target')} by all methods."
+    where = (
+        f"similar.csv lists the {found.k} of either side for {counted(len(found.targets), 'target')} by all methods."
+    )
     if found.picture:
         caption = (
             "On the left the target; in each row one method, with the training examples that it says help most, the "
@@ -54,7 +54,7 @@ def _examples(found: Similar) -> list[Block]:
             "in the method's own unit: compare scores within a row only. A blue frame: of the target's own class. "
             "“none”: the method has no score on that side."
         )
-        alt = f"{_count(len(found.shown), 'target')} with the most helpful and most harmful training examples"
+        alt = f"{counted(len(found.shown), 'target')} with the most helpful and most harmful training examples"
         return [Picture("similar-targets.png", alt, f"{caption} {where}", density=DENSITY)]
     made: list[Block] = []
     some = [one for one in found.lists if one.method in found.shown_methods]
@@ -224,7 +224,7 @@ def grid(found: Similar) -> Grid:
     ]
     caption = [
         f"{found.about.setting}: training examples by number; {found.k} on either side of "
-        f"{_count(len(found.targets), 'target')} by {_count(len(found.lists), 'method')} in all."
+        f"{counted(len(found.targets), 'target')} by {counted(len(found.lists), 'method')} in all."
     ]
     best = found.own[0].method
     with_best = [one for one in found.agreement if one.a == best and one.side == "helpful"]

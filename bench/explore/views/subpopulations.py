@@ -10,6 +10,7 @@ from bench.explore.clusters_document import Change, Check, Cluster, Conflict, Ev
 from bench.report import svg
 from bench.report.labels import shortened
 from bench.tables.text import Grid, lds, p_value
+from bench.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -364,7 +365,7 @@ def grid(found: Subpopulations) -> Grid:
         notes.append(said)
     more = found.conflicts_found - len(notes)
     if more > 0 and notes:
-        notes.append(f"{more} more pairs are at odds beyond chance, of {found.pairs}")
+        notes.append(f"{counted(more, 'more pair is', 'more pairs are')} at odds beyond chance, of {found.pairs}")
     if not found.conflicts:
         notes.append(f"of {found.pairs} pairs of clusters none is at odds beyond chance")
     notes += found.notes
