@@ -50,7 +50,7 @@ def blocks(found: Leakage) -> list[Block]:
                 "Each pair: the target on the left, the training example that the method names on the right; below, "
                 "their numbers and classes. The most suspicious pairs of a method come first. The last row is the "
                 "plain baseline, the pairs that are nearest in pixels. Look for pairs that are the same picture: those "
-                "that are merely alike are natural near-duplicates, such as two digits by one writer.",
+                "that are merely alike are natural near-duplicates, as of things of one sort or digits by one writer.",
                 density=DENSITY,
             )
         )
@@ -211,7 +211,8 @@ def _recalls(rated: Evaluation) -> Table:
         f"The largest share of copies that is found while at least {PRECISION:.0%} of the pairs named are right, with "
         "Wilson's 95% interval; so a single natural near-duplicate near the top costs much of it. How many "
         f"targets are copies matters, here {rated.share:.0%}: where fewer are, natural near-duplicates weigh more, and "
-        "this recall is lower. Last column: copies whose most alike training example is the one that was copied, wherever they are in the ranking."
+        "this recall is lower. Last column: copies whose most alike training example is the one that was "
+        "copied, wherever they are in the ranking."
     )
     return Table(f"Recall at a precision of {PRECISION} or more", header, rows, set(header[1:]), note)
 
