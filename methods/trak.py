@@ -2,18 +2,20 @@
 
 Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale". The package's default is
 no damping; `damping` adds that share of the mean diagonal of each checkpoint's feature kernel, and `tune` takes the
-best of DAMPINGS by LDS on the tune rows.
+best of DAMPINGS by LDS on the tune rows. As in `trak-sjlt`, gradients of training examples are of the logsumexp margin,
+which the loss is a function of, and those of targets of the margin that is judged.
 """
 
 import contextlib
 import io
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.methods import Method, Needs
+from bench.outputs import margins
 from bench.task import Task
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -40,7 +42,14 @@ class Trak(Method):
     def _attribute(self, task: Task) -> NDArray[np.float32]:
         import torch
         from trak import TRAKer
+        from trak.modelout_functions import ImageClassificationModelOutput
         from trak.projectors import BasicProjector, ProjectionType
+
+        class Judged(ImageClassificationModelOutput):  # type: ignore[misc]  # the package has no types
+            @staticmethod
+            def get_output(model: Any, weights: Any, buffers: Any, image: torch.Tensor, label: torch.Tensor) -> Any:
+                logits = torch.func.functional_call(model, (weights, buffers), image.unsqueeze(0))
+                return margins(logits, label.unsqueeze(0), task.output).sum()
 
         models = task.checkpoints(self.checkpoints)
         if self.damping == 0 and self.proj_dim >= task.data.n_train:
@@ -72,6 +81,8 @@ class Trak(Method):
                 traker.featurize(batch=batch, num_samples=len(batch[1]))
         x, y = task.inputs("test")
         traker.finalize_features()
+        if task.output != "logsumexp":  # which is the package's own
+            traker.gradient_computer.modelout_fn = Judged()
         for number, model in enumerate(models):
             traker.start_scoring_checkpoint("targets", model.state_dict(), number, num_targets=len(y))
             for batch in zip(x.split(BATCH), y.split(BATCH), strict=True):
