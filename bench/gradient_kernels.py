@@ -29,6 +29,7 @@ from bench.errors import InputError
 from bench.gradients import Examples
 from bench.models import Flat
 from bench.outputs import margins
+from bench.parameters import at_least
 from bench.subsets import subset_size
 
 if TYPE_CHECKING:
@@ -171,10 +172,8 @@ class Estimator:
         Raises:
             InputError: no checkpoint, a negative damping, or early stopping without weights.
         """
-        if self.checkpoints < 1:
-            raise InputError(f"checkpoints is {self.checkpoints}: it takes at least 1")
-        if not isinstance(self.damping, str) and not 0 <= self.damping < float("inf"):
-            raise InputError(f"damping is {self.damping}: it is a number of at least 0")
+        at_least(1, checkpoints=self.checkpoints)
+        at_least(0, damping=self.damping)
         if self.damping == "early-stopping" and self.weighting == "none":
             raise InputError("damping=early-stopping is a ridge on the Gauss–Newton matrix: add weighting=gauss-newton")
 

@@ -59,16 +59,6 @@ class _Layer:
         return g.flatten(2).mT if isinstance(self.module, nn.Conv2d) else g.reshape(len(g), -1, g.shape[-1])
 
 
-def check_damping(damping: float | str) -> None:
-    """Refuse a damping that is below 0 or not finite; words are the method's own.
-
-    Raises:
-        InputError: it is.
-    """
-    if not isinstance(damping, str) and not 0 <= damping < float("inf"):
-        raise InputError(f"damping is {damping}: it is a number of at least 0")
-
-
 def layers(module: nn.Module) -> list[nn.Linear | nn.Conv2d]:
     """The layers that are worked on: linear ones, and convolutions in one group with zero padding."""
     found = [layer for layer in module.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]

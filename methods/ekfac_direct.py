@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.kfac import EKFAC, check_damping
+from bench.kfac import EKFAC
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task, TrainedOn
 
 DAMPINGS = (0.0, 0.01, 0.1, 1.0, 10.0)  # 0 is weight decay alone
@@ -36,7 +37,8 @@ class DirectEKFAC(Method):
         fisher: Literal["exact", "sampled"] = "exact",
         trained_on: TrainedOn = "all",
     ) -> None:
-        check_damping(damping)
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.fisher, self.trained_on = checkpoints, damping, fisher, trained_on
 
     @property

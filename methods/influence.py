@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bench import influence
 from bench.influence import Influence
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task, TrainedOn
 
 
@@ -31,6 +32,8 @@ class ExplicitInfluence(Method):
         damping: float | Literal["early-stopping", "tune"] = "early-stopping",
         trained_on: TrainedOn = "all",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.trained_on = checkpoints, damping, trained_on
 
     @property

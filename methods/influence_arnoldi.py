@@ -18,6 +18,7 @@ from bench import gradients, influence, lanczos
 from bench.curvature import Curvature, Kind
 from bench.errors import InputError
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 FLAT = 1e-6  # eigenvalues below this share of the largest are rounding errors
@@ -38,6 +39,8 @@ class InfluenceArnoldi(Method):
         rest: Literal["drop", "damped"] = "drop",
         curvature: Kind = "gauss-newton",
     ) -> None:
+        at_least(1, checkpoints=checkpoints, rank=rank, iterations=iterations)
+        at_least(0, damping=damping)
         self.checkpoints, self.rank, self.iterations = checkpoints, rank, iterations
         self.damping, self.rest, self.curvature = damping, rest, curvature
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bench import conjugate_gradient, gradients, influence, lanczos
 from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
+from bench.parameters import above, at_least
 from bench.task import Task
 
 STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
@@ -38,6 +39,9 @@ class InfluenceCg(Method):
         iterations: int = 500,
         deflate: int = 100,
     ) -> None:
+        at_least(1, checkpoints=checkpoints, iterations=iterations)
+        at_least(0, damping=damping, deflate=deflate)
+        above(0, tolerance=tolerance)
         self.checkpoints, self.damping, self.curvature = checkpoints, damping, curvature
         self.tolerance, self.iterations, self.deflate = tolerance, iterations, deflate
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bench import gradients, influence, lanczos, lissa
 from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 DAMPINGS: tuple[influence.Damping, ...] = ("early-stopping", 1.0, 3.0, 10.0)  # more damping takes fewer terms
@@ -39,6 +40,8 @@ class InfluenceLissa(Method):
         repeats: int = 1,
         curvature: Kind = "gauss-newton",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.curvature = checkpoints, damping, curvature
         self.series = lissa.Series(scale, depth, batch, repeats)
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.kfac import check_damping
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 
@@ -26,7 +26,8 @@ class KFAC(Method):
     growth = "checkpoints × (layer widths³ + n_train × n_targets × parameters)"
 
     def __init__(self, checkpoints: int = 3, damping: float | Literal["library", "tune"] = "library") -> None:
-        check_damping(damping)
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping = checkpoints, damping
 
     @property

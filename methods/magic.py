@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
 from bench.metagradient import Replay, margins_by_weights
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 KINKS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -35,10 +35,8 @@ class Magic(Method):
         kinks: float | Literal["tune"] = 0.0,
         dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
-        if checkpoints != "auto" and checkpoints < 1:
-            raise BenchError(f"the parameter checkpoints of magic is {checkpoints}: it takes at least 1")
-        if kinks != "tune" and not 0 <= kinks < float("inf"):
-            raise BenchError(f"the parameter kinks of magic is {kinks}: it is a width of at least 0, or tune")
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, kinks=kinks)
         self.checkpoints, self.kinks, self.dtype = checkpoints, kinks, FLOATS[dtype]
 
     @property

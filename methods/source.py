@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench import source
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.source import Kind
 from bench.task import Task, TrainedOn
 
@@ -35,6 +36,7 @@ class Source(Method):
         curvature: Kind = "ekfac",
         trained_on: TrainedOn = "all",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
         source.check(segments, states)
         self.checkpoints, self.segments, self.states = checkpoints, segments, states
         self.curvature, self.trained_on = curvature, trained_on

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench.methods import Method, Needs
 from bench.outputs import margins
+from bench.parameters import at_least
 from bench.task import Task
 
 DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -28,6 +29,8 @@ class Trak(Method):
     growth = "checkpoints × (n_train + n_targets) × parameters × projection dimension"
 
     def __init__(self, checkpoints: int = 5, proj_dim: int = 512, damping: float | Literal["tune"] = 0.0) -> None:
+        at_least(1, checkpoints=checkpoints, proj_dim=proj_dim)
+        at_least(0, damping=damping)
         self.checkpoints, self.proj_dim, self.damping = checkpoints, proj_dim, damping
 
     @property
