@@ -27,6 +27,7 @@ from torch import Tensor
 
 from bench.errors import InputError
 from bench.gradients import Examples
+from bench.methods import Needs
 from bench.models import Flat
 from bench.outputs import margins
 from bench.parameters import at_least
@@ -150,12 +151,13 @@ class Estimator:
     Attributes:
         checkpoints: how many models.
         damping: λ in units of the mean diagonal of ΦᵀWΦ; `early-stopping`: the ridge that the recipe's number of steps
-            amounts to (`Recipe.early_stopping_ridge`); `tune`: the best on the tune rows of DAMPINGS and, where there
+            amounts to (`Recipe.early_stopping_ridge`); `tune`: the best on the tune rows of `dampings` and, where there
             are weights, of early stopping.
         weighting: W: `none` of TRAK, or `gauss-newton`, where λ also holds the recipe's weight decay.
         ensemble: TRAK averages φᵀ(…)⁻¹φ and q over checkpoints, each apart, and multiplies the means; `scores`
             averages the checkpoints' scores.
         trained_on: the checkpoints' examples: `all`, or random `subsets` of the size of those that judge.
+        dampings: what `tune` chooses from; early stopping's comes on top where there are weights.
         tune_at_first: choose by the first checkpoint's scores, instead of by the means over all.
     """
 
@@ -164,6 +166,7 @@ class Estimator:
     weighting: Weighting
     ensemble: Ensemble
     trained_on: TrainedOn
+    dampings: tuple[float, ...] = DAMPINGS
     tune_at_first: bool = False
 
     def __post_init__(self) -> None:
@@ -176,6 +179,12 @@ class Estimator:
         at_least(0, damping=self.damping)
         if self.damping == "early-stopping" and self.weighting == "none":
             raise InputError("damping=early-stopping is a ridge on the Gauss–Newton matrix: add weighting=gauss-newton")
+
+    @property
+    def needs(self) -> Needs:
+        """Rows and models that it takes."""
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def scores(self, task: Task, make: Make) -> NDArray[np.float32]:
         """Scores `[n_train, n_targets]`.
@@ -193,7 +202,7 @@ class Estimator:
         test = Examples(*task.inputs("test"), "margin", task.output)
         levels: tuple[Damping, ...] = (self.damping,)
         if self.damping == "tune":
-            levels = DAMPINGS if self.weighting == "none" else (*DAMPINGS, "early-stopping")
+            levels = self.dampings if self.weighting == "none" else (*self.dampings, "early-stopping")
         totals: dict[Damping, Tensor] = {}
         slopes, singular = torch.zeros(n, device=task.device), False
         for number, vector in enumerate(task.checkpoint_vectors(self.checkpoints, self.trained_on)):

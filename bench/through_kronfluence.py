@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from bench.task import Task
 
 Strategy = Literal["kfac", "ekfac"]
-DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+DAMPINGS: tuple[float | str, ...] = ("library", 0.001, 0.01, 0.1, 1.0, 10.0)
 BATCH = 512
 _QUERY_BYTES = 2**30
 
@@ -74,15 +74,17 @@ def attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float |
 
 
 def _attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float | str) -> NDArray[np.float32]:
+    def scores_at(one: Analysis, damping: float | str) -> NDArray[np.float32]:
+        library = ScoreArguments().damping_factor
+        return one.scores(library if damping == "library" else float(damping) * one.mean_eigenvalue)
+
     total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
     for number, model in enumerate(task.checkpoints(checkpoints)):
         one = Analysis(task, model, strategy, f"{strategy}-{number}")
         if damping == "tune":
-            damping, scores = task.choose((d, one.scores(d * one.mean_eigenvalue)) for d in DAMPINGS)
-        elif damping == "library":
-            scores = one.scores(ScoreArguments().damping_factor)
+            damping, scores = task.choose((d, scores_at(one, d)) for d in DAMPINGS)
         else:
-            scores = one.scores(float(damping) * one.mean_eigenvalue)
+            scores = scores_at(one, damping)
         total += scores / checkpoints
     return total
 

@@ -2,8 +2,8 @@
 
 George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis"; Grosse et al.
 (2023), "Studying large language model generalization with influence functions". `damping` is relative to the mean
-eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of five on the tune rows, at the first
-checkpoint. `ekfac-direct` is the same estimator written out.
+eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of it and of five more on the tune rows,
+at the first checkpoint. `ekfac-direct` is the same estimator written out.
 """
 
 from typing import Literal
@@ -17,6 +17,7 @@ from bench.task import Task
 
 
 class EKFAC(Method):
+    units = {"damping": "the mean eigenvalue over all layers"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (

@@ -23,6 +23,7 @@ DAMPINGS = (0.0, 0.01, 0.1, 1.0, 10.0)  # 0 is weight decay alone
 
 
 class DirectEKFAC(Method):
+    units = {"damping": "the mean eigenvalue of each layer"}
     variants = ({}, {"damping": "tune"}, {"damping": "tune", "trained_on": "subsets"})
     citation = (
         'George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis"; '
@@ -43,7 +44,8 @@ class DirectEKFAC(Method):
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe = task.setting.recipe

@@ -22,6 +22,7 @@ from bench.task import Task, TrainedOn
 
 
 class ExplicitInfluence(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"}, {"trained_on": "subsets"})
     citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'
     growth = "checkpoints × (parameters³ + (n_train + n_targets) × parameters²)"
@@ -39,7 +40,7 @@ class ExplicitInfluence(Method):
     @property
     def needs(self) -> Needs:
         tuned = 2 if self.damping == "tune" else 0
-        return Needs(tune_rows=tuned, max_parameters=20_000, checkpoints=self.checkpoints)
+        return Needs(tune_rows=tuned, max_parameters=20_000, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, damping = task.setting.recipe, self.damping

@@ -4,8 +4,8 @@ Schioppa, Zablotskaia, Vilar and Sokolov (2022), "Scaling up influence functions
 `rank` eigenvectors of largest eigenvalue in the Krylov space of `iterations` products, and divided by eigenvalues.
 `rest=drop` leaves all other directions out, as the paper does; `rest=damped` takes their curvature for 0, so that
 damping and weight decay are what they are divided by. `damping` is a ridge in units of the Gauss–Newton matrix's mean
-diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or `tune`: the best of `bench.influence.DAMPINGS` by
-LDS on the tune rows, of the mean over all checkpoints.
+diagonal, or `early-stopping` (`Recipe.early_stopping_ridge`), or `tune`: the best of 0 and
+`bench.influence.DAMPINGS` by LDS on the tune rows, of the mean over all checkpoints.
 """
 
 from typing import Literal
@@ -25,6 +25,7 @@ FLAT = 1e-6  # eigenvalues below this share of the largest are rounding errors
 
 
 class InfluenceArnoldi(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"}, {"damping": "tune", "rest": "damped"})
     default = False
     citation = 'Schioppa, Zablotskaia, Vilar and Sokolov (2022), "Scaling up influence functions"'
@@ -48,9 +49,15 @@ class InfluenceArnoldi(Method):
     def needs(self) -> Needs:
         return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
 
+    def _dampings(self, weight_decay: float) -> tuple[influence.Damping, ...]:
+        if self.damping != "tune":
+            return (self.damping,)
+        undamped = self.rest == "drop" or weight_decay > 0  # else it would be a division by 0
+        return (0.0, *influence.DAMPINGS) if undamped else influence.DAMPINGS
+
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, train, test = task.setting.recipe, task.inputs("train"), task.inputs("test")
-        n, dampings = task.data.n_train, influence.DAMPINGS if self.damping == "tune" else (self.damping,)
+        n, dampings = task.data.n_train, self._dampings(recipe.weight_decay)
         total = np.zeros((len(dampings), n, task.data.n_targets), np.float32)
         for vector in task.checkpoint_vectors(self.checkpoints):
             flat = task.flat()

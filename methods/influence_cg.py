@@ -25,6 +25,7 @@ STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
 
 
 class InfluenceCg(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'

@@ -23,6 +23,7 @@ FAR = 0.3
 
 
 class InfluenceLissa(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (

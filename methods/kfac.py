@@ -2,8 +2,8 @@
 
 Martens and Grosse (2015), "Optimizing neural networks with Kronecker-factored approximate curvature"; Grosse et al.
 (2023), "Studying large language model generalization with influence functions". `damping` is relative to the mean
-eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of five on the tune rows, at the first
-checkpoint.
+eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of it and of five more on the tune rows,
+at the first checkpoint.
 """
 
 from typing import Literal
@@ -17,6 +17,7 @@ from bench.task import Task
 
 
 class KFAC(Method):
+    units = {"damping": "the mean eigenvalue over all layers"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (

@@ -26,6 +26,7 @@ FAR = 0.01  # a replay's end from the checkpoint
 class Magic(Method):
     variants = ({}, {"kinks": "tune"})
     default = False
+    units = {"kinks": "the root mean square of what enters a ReLU"}
     citation = 'Ilyas and Engstrom (2025), "MAGIC: Near-optimal data attribution for deep learning"'
     growth = "checkpoints × steps × batch × parameters × n_targets"
 
@@ -41,14 +42,19 @@ class Magic(Method):
 
     @property
     def needs(self) -> Needs:
-        models = 1 if self.checkpoints == "auto" else self.checkpoints
-        tune_rows = 2 if self.kinks == "tune" else 0
-        return Needs(plain_sgd=True, max_parameters=1_000_000, tune_rows=tune_rows, checkpoints=models)
+        models, alone = (3, 1) if self.checkpoints == "auto" else (self.checkpoints, None)
+        return Needs(
+            plain_sgd=True,
+            max_parameters=1_000_000,
+            tune_rows=2 if self.kinks == "tune" else 0,
+            checkpoints=models,
+            single_model=alone,
+        )
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        count, kinks = self.checkpoints, self.kinks
-        if count == "auto":
-            count = 1 if task.protocol == "single-model" else 3
+        count, kinks = self.needs.checkpoints, self.kinks
+        if task.protocol == "single-model":
+            count = self.needs.single_model or count
         total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for number, trained in enumerate(task.checkpoint_vectors(count)):
             if kinks == "tune":

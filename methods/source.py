@@ -44,7 +44,7 @@ class Source(Method):
     @property
     def needs(self) -> Needs:
         most = 5_000 if self.curvature == "explicit" else None
-        return Needs(checkpoints=self.checkpoints, plain_sgd=True, max_parameters=most)
+        return Needs(checkpoints=self.checkpoints, trained_on=self.trained_on, plain_sgd=True, max_parameters=most)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         flat, recipe, train, test = task.flat(), task.setting.recipe, task.inputs("train"), task.inputs("test")

@@ -19,11 +19,12 @@ from bench.outputs import margins
 from bench.parameters import at_least
 from bench.task import Task
 
-DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)
+DAMPINGS = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 BATCH = 256
 
 
 class Trak(Method):
+    units = {"damping": "the mean diagonal of a checkpoint's feature kernel"}
     variants = ({}, {"damping": "tune"})
     citation = 'Park, Georgiev, Ilyas, Leclerc and Madry (2023), "TRAK: attributing model behavior at scale"'
     growth = "checkpoints × (n_train + n_targets) × parameters × projection dimension"

@@ -53,3 +53,23 @@ def test_bounds() -> None:
         at_least(0, checkpoints=1, damping=-0.5)
     with pytest.raises(InputError, match=r"^l2 is 0: it is a number above 0$"):
         above(0, l2=0)
+
+
+def test_searches_try_the_default_too() -> None:
+    """So that a tuned row is no worse than the default one on the rows that it is tuned on."""
+    from bench import influence, through_kronfluence
+    from bench.methods import ekfac, ekfac_direct, influence_arnoldi, influence_lissa, trak, trak_sjlt
+
+    arnoldi = influence_arnoldi.InfluenceArnoldi(damping="tune")
+    damped = influence_arnoldi.InfluenceArnoldi(damping="tune", rest="damped")
+    for cls, grid in (
+        (ekfac.EKFAC, through_kronfluence.DAMPINGS),
+        (ekfac_direct.DirectEKFAC, ekfac_direct.DAMPINGS),
+        (influence_lissa.InfluenceLissa, influence_lissa.DAMPINGS),
+        (influence_arnoldi.InfluenceArnoldi, arnoldi._dampings(0.0)),
+        (influence_arnoldi.InfluenceArnoldi, damped._dampings(1e-3)),
+        (trak.Trak, trak.DAMPINGS),
+        (trak_sjlt.TrakSjlt, trak_sjlt.TrakSjlt(damping="tune").estimator.dampings),
+    ):
+        assert inspect.signature(cls).parameters["damping"].default in grid, cls
+    assert damped._dampings(0.0) == influence.DAMPINGS  # without weight decay, 0 would be divided by
