@@ -25,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench import halving
 from bench.errors import InputError
 from bench.gradients import Examples
 from bench.methods import Needs
@@ -239,6 +240,8 @@ class Estimator:
 
 
 def _margins(flat: Flat, vector: Tensor, examples: Examples) -> Tensor:
+    def of(part: slice) -> Tensor:
+        return margins(flat(vector, examples.x[part]), examples.y[part], examples.output)
+
     with torch.no_grad():
-        chunks = zip(examples.x.split(_CHUNK), examples.y.split(_CHUNK), strict=True)
-        return torch.cat([margins(flat(vector, x), y, examples.output) for x, y in chunks])
+        return torch.cat([found for _, found in halving.each(of, len(examples), _CHUNK)])

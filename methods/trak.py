@@ -9,11 +9,13 @@ which the loss is a function of, and those of targets of the margin that is judg
 import contextlib
 import io
 import logging
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench import halving
 from bench.methods import Method, Needs
 from bench.outputs import margins
 from bench.parameters import at_least
@@ -55,6 +57,10 @@ class Trak(Method):
                 logits = torch.func.functional_call(model, (weights, buffers), image.unsqueeze(0))
                 return margins(logits, label.unsqueeze(0), task.output).sum()
 
+        def through(call: Any, x: torch.Tensor, y: torch.Tensor) -> Callable[[slice], None]:
+            # By `num_samples` the package would count the examples of a batch that did not fit.
+            return lambda part: call(batch=(x[part], y[part]), inds=np.arange(part.start, part.stop))
+
         models = task.checkpoints(self.checkpoints)
         if self.damping == 0 and self.proj_dim >= task.data.n_train:
             task.note(f"{self.proj_dim} dimensions for {task.data.n_train} examples and no damping: a singular kernel")
@@ -81,16 +87,14 @@ class Trak(Method):
         x, y = task.inputs("train")
         for number, model in enumerate(models):
             traker.load_checkpoint(model.state_dict(), model_id=number)
-            for batch in zip(x.split(BATCH), y.split(BATCH), strict=True):
-                traker.featurize(batch=batch, num_samples=len(batch[1]))
+            halving.through(through(traker.featurize, x, y), len(y), BATCH)
         x, y = task.inputs("test")
         traker.finalize_features()
         if task.output != "logsumexp":  # which is the package's own
             traker.gradient_computer.modelout_fn = Judged()
         for number, model in enumerate(models):
             traker.start_scoring_checkpoint("targets", model.state_dict(), number, num_targets=len(y))
-            for batch in zip(x.split(BATCH), y.split(BATCH), strict=True):
-                traker.score(batch=batch, num_samples=len(batch[1]))
+            halving.through(through(traker.score, x, y), len(y), BATCH, "targets")
 
         def scores(damping: float) -> NDArray[np.float32]:
             for number in range(self.checkpoints):
