@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import methods
+from bench import factors, methods
 from bench.contract import conformance
 from bench.workbench import Bench
 
@@ -35,19 +35,47 @@ def bench() -> Iterator[Bench]:
         yield opened
 
 
-# With the most bytes of a tensor: more than what cannot be cut takes, less than what can be does at first.
-CASES = {
-    "gradcos:checkpoints=2": 300_000,
-}
+# With the most bytes of a tensor: less than what can be cut takes at first, more than what cannot.
+CASES = [
+    ("gradcos:checkpoints=2", 400_000),
+    ("influence:checkpoints=1", 12_000_000),
+    ("influence-arnoldi:checkpoints=1,iterations=30,rank=10", 400_000),
+    ("influence-cg:checkpoints=1,deflate=10", 400_000),
+    ("influence-cg:checkpoints=1,deflate=10", 150_000),  # targets are halved too
+    ("influence-lissa:checkpoints=1,depth=20", 400_000),
+    ("ekfac-direct:checkpoints=1", 400_000),
+    ("ekfac-direct:checkpoints=1,fisher=sampled", 400_000),
+    ("source:checkpoints=1,segments=2,states=1", 400_000),
+    ("trak:checkpoints=1,proj_dim=64,damping=1.0", 400_000),
+    pytest.param("kfac:checkpoints=1", 400_000, marks=pytest.mark.slow),
+    pytest.param("ekfac:checkpoints=1", 400_000, marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize("spec", CASES)
-def test_chunks_are_halved_and_scores_stay(spec: str, bench: Bench) -> None:
+@pytest.mark.parametrize(("spec", "most"), CASES)
+def test_chunks_are_halved_and_scores_stay(spec: str, most: int, bench: Bench) -> None:
     (one,) = methods.chosen([spec])
+    if bench.unmet(one):
+        pytest.skip("its package is not installed")
     expected = bench.call(one)[0]
-    short = _Short(CASES[spec])
+    short = _Short(most)
     with short:
         made, task, *_ = bench.call(one)
     assert short.refused
     np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     assert len([note for note in task.notes if note.startswith("memory ran out with ")]) == 1
+
+
+def test_threads_that_project_halve_their_chunks(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (one,) = methods.chosen(["trak-sjlt:checkpoints=2,proj_dim=64,damping=1.0"])
+    expected, parts = bench.call(one)[0], factors.parts
+
+    def starved(layers: Any, pieces: Any, x: torch.Tensor, values: Any) -> Any:
+        if len(x) > 40:
+            raise MemoryError
+        return parts(layers, pieces, x, values)
+
+    monkeypatch.setattr(factors, "parts", starved)
+    made, task, *_ = bench.call(one)
+    np.testing.assert_allclose(made, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+    assert task.notes == ["memory ran out with 256 examples at a time: done 22 at a time"]
