@@ -148,10 +148,9 @@ def words(needs: Needs) -> list[str]:
 
 
 def _models(needs: Needs) -> str:
-    plural = "" if needs.checkpoints == 1 else "s"
     subsets = needs.trained_on == "subsets"
-    kind = f"checkpoint{plural} trained on subsets" if subsets else f"full-set checkpoint{plural}"
-    said = f"{needs.checkpoints:,} {kind}"
+    words = ("checkpoint trained on subsets", "checkpoints trained on subsets") if subsets else ("full-set checkpoint",)
+    said = counted(needs.checkpoints, *words, form=",")
     if needs.single_model is not None and needs.single_model != needs.checkpoints:
         said += f" ({needs.single_model:,} by the protocol single-model)"
     return said
