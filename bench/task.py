@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,6 +14,7 @@ import numpy as np
 from bench.absent import Absent
 from bench.errors import BenchError, EvalRowError, InputError
 from bench.guard import Guard
+from bench.lent import Lent
 
 if TYPE_CHECKING:
     import torch
@@ -98,17 +99,6 @@ class Access:
                     )
 
 
-def _read_only(data: Data) -> Data:
-    """Views that cannot be written through: the next method must find the same examples."""
-    if isinstance(data, Absent):
-        return data
-    views = {}
-    for name in ("train_x", "train_y", "test_x", "test_y"):
-        views[name] = getattr(data, name).view()
-        views[name].setflags(write=False)
-    return replace(data, **views)
-
-
 def _text(label: object) -> str:
     return f"{label:g}" if isinstance(label, float) else str(label)
 
@@ -117,7 +107,8 @@ class Task:
     """The one argument of `Method.attribute`.
 
     Attributes:
-        setting: dataset, model, recipe; data: the examples (`train_x`, `train_y`, `test_x`, `test_y`).
+        setting: dataset, model, recipe; data: the examples (`train_x`, `train_y`, `test_x`, `test_y`), as copies that
+            must not be written all the same: a method that does so fails.
         output: the model output that scores must predict, `logsumexp` or `max` margin.
         alpha: kept fraction of the subsets that judge.
         device: torch device to work on.
@@ -141,7 +132,9 @@ class Task:
         seed: np.random.SeedSequence,
         cache: Path,
     ) -> None:
-        self.setting, self.data, self.output, self.alpha, self.cache = setting, _read_only(data), output, alpha, cache
+        self.setting, self.output, self.alpha, self.cache = setting, output, alpha, cache
+        self._lent = None if isinstance(data, Absent) else Lent.of(data)
+        self.data: Data = data if self._lent is None else self._lent
         self.rng = np.random.default_rng(seed)
         self.seed = int(seed.generate_state(1, np.uint32)[0] >> 1)
         self.usage = Usage()
@@ -316,6 +309,10 @@ class Task:
             raise BenchError("there is no candidate with finite scores to choose from")
         self.searches.append(Search(what, _text(best[1]), tried))
         return best[1], best[2]
+
+    def changed(self) -> list[str]:
+        """Which arrays of `data` were written to."""
+        return [] if self._lent is None else self._lent.changed()
 
     def guarded(self) -> Guard:
         """Context in which opening the ground truth's files is noticed and refused."""

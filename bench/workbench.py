@@ -19,7 +19,7 @@ from bench import halving, hashing, launch, packages
 from bench.absent import Absent
 from bench.checkpoints import Pool
 from bench.cost import Meter, metered
-from bench.errors import BenchError, EvalRowError, InputError, UnmetError
+from bench.errors import BenchError, ChangedError, EvalRowError, InputError, UnmetError
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.results import Cost, SearchRow
@@ -159,7 +159,7 @@ class Bench:
 
         Raises:
             Exception: whatever the method raises.
-            BenchError: its scores have another shape, are not numbers, or it touched a row that judges.
+            BenchError: its scores have another shape, are not numbers, or it touched a row that judges, or examples.
         """
         returned, task, meter, kept = self.call(one)
         checked = check_scores(returned, self.data.n_train, self.data.n_targets)
@@ -180,6 +180,7 @@ class Bench:
         Raises:
             Exception: whatever the method raises.
             EvalRowError: it touched a row that judges.
+            ChangedError: it wrote to the examples. Those of others are as they were.
         """
         with tempfile.TemporaryDirectory(prefix="bench-") as cache:
             task = self.task(one, Path(cache))
@@ -191,6 +192,9 @@ class Bench:
                     refused = task.refused or opened
                     if refused:
                         raise EvalRowError(f"refused: {refused}; only task.fit and task.tune may be used")
+            if changed := task.changed():
+                names = " and ".join(f"task.data.{name}" for name in changed)
+                raise ChangedError(f"it changed {names}, which a method must leave as it is: work on a copy")
             kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
         return scores, task, meter, kept
 

@@ -1,14 +1,17 @@
 """What a method may see: fit and tune rows, never those that judge, and nothing that it could change for the next."""
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench import launch
 from bench.checkpoints import Pool
@@ -79,6 +82,41 @@ def test_examples_cannot_be_changed_for_the_next_method(task: Task, toy_data: Da
     assert float(task.inputs("train")[0].abs().sum()) > 0
     assert float(task.checkpoint_vectors(1).abs().sum()) > 0
     assert toy_data.train_x.flags.writeable  # the harness's own is as it was
+    assert task.changed() == []
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "torch": lambda x: torch.from_numpy(x).zero_(),
+    "base": lambda x: (x if x.base is None else x.base).setflags(write=True) or np.copyto(x, 0),
+    "flags": lambda x: x.setflags(write=True) or np.copyto(x, 0),
+    "address": lambda x: ctypes.memset(x.ctypes.data, 7, 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("way", WRITES)
+@pytest.mark.parametrize("name", ["train_x", "train_y", "test_x", "test_y"])
+def test_whoever_changes_examples_changes_copies_and_is_told(task: Task, toy_data: Data, way: str, name: str) -> None:
+    before = {name: getattr(toy_data, name).copy() for name in ("train_x", "train_y", "test_x", "test_y")}
+    trained = [task._trainer.inputs(part)[0].clone() for part in ("train", "test")]
+    WRITES[way](getattr(task.data, name))
+    assert task.changed() == [name]
+    assert all(np.array_equal(getattr(toy_data, name), was) for name, was in before.items())
+    now = [task._trainer.inputs(part)[0] for part in ("train", "test")]
+    assert all(bool((a == b).all()) for a, b in zip(now, trained, strict=True))
+
+
+def test_lent_examples_are_those_of_the_setting(task: Task, toy_data: Data) -> None:
+    assert (task.data.n_train, task.data.n_targets, task.data.n_classes) == (40, 10, 3)
+    assert "train_x" not in vars(task.data)  # nobody has looked at it yet
+    assert np.array_equal(task.data.train_x, toy_data.train_x)
+    assert task.data.train_x is task.data.train_x
+    assert task.data.origin == {"made by": "the tests"}
+    less = replace(task.data, train_x=task.data.train_x[:5], train_y=task.data.train_y[:5])
+    assert (less.n_train, less.n_targets) == (5, 10)
+    with pytest.raises(AttributeError, match="has no attribute 'train_z'"):
+        task.data.train_z  # noqa: B018
+    assert task.changed() == []
 
 
 def test_a_row_that_judges_is_refused_and_remembered(task: Task, truth: GroundTruth) -> None:
@@ -166,8 +204,6 @@ def test_choose_takes_the_best_on_tune_rows_and_the_first_of_equals(task: Task) 
 
 
 def test_what_is_kept_is_a_copy_and_of_two_the_later(task: Task) -> None:
-    import torch
-
     gap = np.array([0.5, np.nan], np.float16)
     task.keep(gap=gap, self=True, steps=[1, 2, 3], made=torch.ones(2, requires_grad=True))
     gap[:] = 7
