@@ -123,12 +123,13 @@ FAULTS = {
         "1.0e+00 of the scores' norm apart",
     ),
     "a row that judges": (
-        "return task.rows([int(task._access.eval[0])])",
+        "others = np.setdiff1d(np.arange(240), np.concatenate([task.fit.index, task.tune.index]))\n"
+        "return task.rows(others[:1])",
         "no rows that judge",
         "which judges; only task.fit",
     ),
     "reads the store": (
-        f"np.load(task._access.truth.path / 'margins.npy'); return {SAME}",
+        f"path = task._pool.folder.parent / 'ground-truth/margins.npy'; np.load(path); return {SAME}",
         "no rows that judge",
         "it opened margins.npy of the ground truth",
     ),
