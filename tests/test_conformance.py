@@ -142,6 +142,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_fails_its_own_line(status: Callable[..., dict[str, tuple[str, str]]], fault: str) -> None:
     body, name, said = FAULTS[fault]

@@ -45,8 +45,8 @@ def add_table(verbs: Any) -> argparse.ArgumentParser:
         "--sort",
         metavar="COLUMN",
         help="a column of the CSV, such as lds, models, train_seconds, seconds, peak_bytes, disk_bytes: the best LDS "
-        "first; of costs, ranks and p-values the smallest, of names the first of the alphabet; what has none, such as a "
-        "method that failed, comes last",
+        "first; of costs, ranks and p-values the smallest, of names the first of the alphabet; what has none, as a "
+        "method that failed has no cost, comes last",
     )
     order = made.add_mutually_exclusive_group()
     order.add_argument("--ascending", action="store_true", help="with --sort: the smallest first")
