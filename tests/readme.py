@@ -140,7 +140,9 @@ def explored() -> str:
         ("embedding", _embedding(found["embedding"])),
         ("mislabel", _mislabel(found["mislabel"])),
     ):
-        lines.append(f"| [`{verb}`](results/records/digits-mlp-explore/{verb}.html) | {page.view(verb).TITLE} | {said} |")
+        lines.append(
+            f"| [`{verb}`](results/records/digits-mlp-explore/{verb}.html) | {page.view(verb).TITLE} | {said} |"
+        )
     about = [one.about for one in found.values()]
     seconds, models = sum(one.seconds for one in about), sum(one.models for one in about)
     return "\n".join([*lines, "", f"All of them together: {seconds:.0f} s and {models:,} models.", ""])
@@ -160,11 +162,12 @@ def _similar(one: Any) -> str:
 
 
 def _leakage(one: Any) -> str:
-    told = {(rated.name, rated.kind): rated for rated in one.evaluation.rated}
-    influence, pixels = told[_INFLUENCE, "exact"], told[_INFLUENCE, "re-encoded"]
+    exact = [rated for rated in one.evaluation.rated if rated.kind == "exact"]
+    best = max((rated for rated in exact if not rated.baseline), key=lambda rated: (rated.recall, rated.average))
+    raw = max((rated for rated in exact if rated.baseline), key=lambda rated: (rated.recall, rated.average))
     return (
-        f"of planted exact copies `influence` finds {influence.recall:.0%} at a precision of 95%, of re-encoded ones "
-        f"{pixels.recall:.0%}"
+        f"of {best.planted} planted exact copies `{best.name}` finds {best.recall:.0%} at a precision of 95% "
+        f"({one.evaluation.share:.0%} of the targets replaced); {raw.name} {raw.recall:.0%}"
     )
 
 
@@ -185,7 +188,7 @@ def _counterfactual(one: Any) -> str:
 
 
 def _subpopulations(one: Any) -> str:
-        best = max((row for row in one.evaluation.rows if not row.raw), key=lambda row: row.mean)
+    best = max((row for row in one.evaluation.rows if not row.raw), key=lambda row: row.mean)
     raw = max((row for row in one.evaluation.rows if row.raw), key=lambda row: row.mean)
     return (
         f"clusters by `{best.name}` agree with hidden classes by an adjusted Rand index of {_pair(best.mean, best.ci)}, "
