@@ -191,8 +191,8 @@ def _subpopulations(one: Any) -> str:
     best = max((row for row in one.evaluation.rows if not row.raw), key=lambda row: row.mean)
     raw = max((row for row in one.evaluation.rows if row.raw), key=lambda row: row.mean)
     return (
-        f"clusters by `{best.name}` agree with hidden classes by an adjusted Rand index of {_pair(best.mean, best.ci)}, "
-        f"clusters by {raw.name} by {_pair(raw.mean, raw.ci)}"
+        f"clusters by `{best.name}` agree with hidden classes by an adjusted Rand index of "
+        f"{_pair(best.mean, best.ci)}, clusters by {raw.name} by {_pair(raw.mean, raw.ci)}"
     )
 
 
