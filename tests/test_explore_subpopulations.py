@@ -20,7 +20,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from bench import cli
 from bench.datasets import Data
-from bench.errors import BenchError
+from bench.errors import BenchError, InputError
 from bench.explore import clusters, conflicts, open_subject, page, populations, subgroups
 from bench.explore.clusters import Group, Lengths
 from bench.explore.clusters_document import Subpopulations
@@ -462,6 +462,11 @@ def test_of_an_imported_store(explore: Callable[..., Any], main: Main, tmp_path:
         (("--seeds", "0"), "--seeds is 0"),
         (("--pairings", "0"), "--pairings is 0"),
         (("--models", "3", "--evaluate"), "--models is 3"),
+        (("--models", "0"), "--models is 0"),
+        (("--models", "0", "--no-evaluate"), "--models is 0"),
+        (("--pairings", "0", "--no-evaluate"), "--pairings is 0"),
+        (("--seed", "-1"), "--seed is -1: it cannot be negative"),
+        (("--method", "datamodels", "--seed", "-1"), "--seed is -1: it cannot be negative"),
         (("--normalise", "raw"), "invalid choice"),
         (("--within", "school"), "invalid choice"),
     ],
@@ -470,6 +475,33 @@ def test_bad_arguments(explore: Callable[..., Any], tmp_path: Path, words: tuple
     code, out, err = explore("four", *words)
     assert (code, out, said in err) == (2, "", True), err
     assert not (tmp_path / "four/explore/subpopulations.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"within": "foo"}, "--within is 'foo': it takes class or all"),
+        ({"normalise": "foo"}, "--normalise is 'foo': it takes helpful or balanced or cosine or top or pca"),
+    ],
+)
+def test_unknown_words(made: Path, monkeypatch: pytest.MonkeyPatch, words: dict[str, Any], said: str) -> None:
+    monkeypatch.setenv("BENCH_DATASETS", str(made / "plugins"))
+    with pytest.raises(InputError, match=said):
+        populations.subpopulations(open_subject(made / "four"), **words)
+
+
+def test_what_was_asked_for_is_clustered(explore: Callable[..., Any], tmp_path: Path) -> None:
+    """A file beside a run's methods, though they have an LDS and it has none; even where it says nothing."""
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).standard_normal((100, 40)))
+    np.save(tmp_path / "zeros.npy", np.zeros((100, 40)))
+    quick = ("--no-evaluate", "--check", "0", "--json", "--out", "E")
+    for name in ("mine", "zeros"):
+        code, out, err = explore("four", "--scores", f"z={name}.npy", *SAID, *quick)
+        assert code == 0, err
+        assert json.loads(out)["method"] == "z"
+    assert json.loads(explore("four", "--method", "datamodels", *quick)[1])["method"] == "datamodels"
+    code, out, _ = explore("four", "--scores", "z=mine.npy", *SAID, "--method", "label-match", *quick)
+    assert json.loads(out)["method"] == "label-match"
 
 
 def test_groups_of_one_and_without_targets(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

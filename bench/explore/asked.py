@@ -70,6 +70,27 @@ def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
     return np.unique(values.astype(np.int64))
 
 
+def one_of(value: object, flag: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is none of those allowed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if value not in allowed:
+        raise InputError(f"{flag} is {value!r}: it takes {' or '.join(allowed)}")
+
+
+def at_least(value: int, flag: str, least: int) -> int:
+    """A whole number that is not too small.
+
+    Raises:
+        BenchError: it is.
+    """
+    if value < least:
+        raise BenchError(f"{flag} is {value}: it takes {least} or more")
+    return value
+
+
 def at_most(value: int, flag: str, count: int, what: str) -> int:
     """A whole number from 1 to `count`.
 

@@ -35,6 +35,19 @@ class Planted:
     missing: dict[str, str]
 
 
+class NotPlantedError(BenchError):
+    """There is nothing to plant, or no method that could be run on it: not a matter of the arguments."""
+
+
+def check_models(models: int, eval_subsets: int = 200) -> None:
+    """Refuse a number of models that `planted` cannot make a ground truth of, before anything is done.
+
+    Raises:
+        BenchError: it is too small or too large.
+    """
+    _ = runner.Options(models=models, eval_subsets=eval_subsets).plan
+
+
 @contextmanager
 def planted(
     subject: Subject,
@@ -63,7 +76,8 @@ def planted(
         eval_subsets: as `bench run --eval-subsets`; where no LDS is asked for, few of them leave more rows to fit.
 
     Raises:
-        BenchError: no method could run, or what `bench run` raises.
+        NotPlantedError: no method could run.
+        BenchError: what `bench run` raises.
     """
     assert subject.setting is not None
     setting = replace(subject.setting, dataset_name=f"{subject.setting.dataset_name}+{what}")
@@ -105,6 +119,6 @@ def planted(
         yield Planted(opened, len(truth.masks), missing)
 
 
-def _nothing(what: str, missing: dict[str, str]) -> BenchError:
+def _nothing(what: str, missing: dict[str, str]) -> NotPlantedError:
     why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-    return BenchError(f"no method has scores on the examples with {what} planted ({why or 'none was named'})")
+    return NotPlantedError(f"no method has scores on the examples with {what} planted ({why or 'none was named'})")

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import cluster_pictures, clusters, conflicts, document, retraining, subgroups
+from bench.explore import asked, cluster_pictures, clusters, conflicts, document, retraining, subgroups
 from bench.explore.clusters import NORMALISE, Group, Lengths, Normalise
 from bench.explore.clusters_document import Cluster, Component, Conflict, Divided, Evaluation, Subpopulations
 from bench.explore.document import Finding
+from bench.explore.planted import NotPlantedError
+from bench.explore.subject import NoExamplesError
+from bench.wording import either
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +54,8 @@ def subpopulations(
 ) -> Finding[Subpopulations]:
     """Cluster targets and training examples by their scores, find clusters at odds, and say how good clusters are.
 
-    The best method by LDS is clustered; the five best are evaluated.
+    The method that was asked for by name is clustered, the first of several, else the best by LDS; the five best are
+    evaluated.
 
     Args:
         subject: what is explored.
@@ -68,16 +72,18 @@ def subpopulations(
 
     Raises:
         BenchError: an argument out of range, no scores, or no examples where they are asked for.
-        InputError: no target whose scores are all finite.
+        InputError: an unknown word, or no target whose scores are all finite.
     """
     began = time.perf_counter()
-    method = subject.scored(f"{_WHAT} clusters scores")[0]
-    for flag, value, least in (("--check", check or 0, 0), ("--pairings", pairings, 1)):
-        if value < least:
-            raise BenchError(f"{flag} is {value}: it takes {least} or more")
+    if within is not None:
+        asked.one_of(within, "--within", get_args(Within))
+    asked.one_of(normalise, "--normalise", NORMALISE)
+    asked.root_seed(seed)
+    asked.at_least(check or 0, "--check", 0)
+    subgroups.check(models, pairings)
     each = retraining.models_of(subject, seeds, SEEDS)
-    if normalise not in NORMALISE:
-        raise BenchError(f"--normalise is {normalise!r}: it takes {', '.join(NORMALISE)}")
+    subject.scored(f"{_WHAT} clusters scores")
+    method = subject.best()[0]
     if check:
         subject.examples(f"{_WHAT} --check trains models")
     if evaluate:
@@ -87,8 +93,9 @@ def subpopulations(
     if not known.any():
         raise InputError(f"{method.name} has no target whose scores are all finite: name another method")
     if not known.all():
-        out_of = f"{(~known).sum():,} of {len(known):,} targets"
-        notes.append(f"{method.name}: {out_of} are left out, whose scores are not all finite")
+        left = int((~known).sum())
+        out_of = f"{left:,} of {len(known):,} targets {either(left, 'is', 'are')}"
+        notes.append(f"{method.name}: {out_of} left out, whose scores are not all finite")
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
     count = _count(n_clusters, parts)
@@ -166,17 +173,16 @@ def _class(subject: Subject, label: int) -> str:
     return names[label] if names else str(label)
 
 
-def _count(asked: int | None, parts: dict[str, Parts]) -> int:
-    if asked is None:
+def _count(wanted: int | None, parts: dict[str, Parts]) -> int:
+    if wanted is None:
         return CLUSTERS
-    if asked < 1:
-        raise BenchError(f"--clusters is {asked}: it takes 1 or more")
+    asked.at_least(wanted, "--clusters", 1)
     for side, what in (("targets", "targets"), ("train", "training examples")):
         label, members = min(parts[side], key=lambda part: len(part[1]))
-        if asked > len(members):
+        if wanted > len(members):
             where = "there are" if label is None else f"class {label} has"
-            raise BenchError(f"--clusters is {asked}, and {where} {len(members)} {what}: take at most so many")
-    return asked
+            raise BenchError(f"--clusters is {wanted}, and {where} {len(members)} {what}: take at most so many")
+    return wanted
 
 
 def _divided(
@@ -281,7 +287,7 @@ def _checked(
 def _evaluation(
     subject: Subject,
     out: Path | None,
-    asked: bool | None,
+    wanted: bool | None,
     normalise: Normalise,
     models: int,
     pairings: int,
@@ -289,7 +295,7 @@ def _evaluation(
     notes: list[str],
 ) -> Evaluation | None:
     """By default where it can be done; a note says why not."""
-    if asked is False:
+    if wanted is False:
         return None
     try:
         return subgroups.evaluate(
@@ -301,8 +307,8 @@ def _evaluation(
             pairings=pairings,
             seed=seed,
         )
-    except BenchError as error:
-        if asked:
+    except (NoExamplesError, NotPlantedError) as error:
+        if wanted:
             raise
         notes.append(f"Clusters were not compared with planted subgroups: {error}")
         return None

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.errors import BenchError, UnmetError
+from bench.errors import UnmetError
 from bench.explore import clusters
+from bench.explore.asked import at_least
 from bench.explore.clusters_document import Agreement, Change, Evaluation
 from bench.explore.conflicts import student
-from bench.explore.planted import planted
+from bench.explore.planted import NotPlantedError, check_models, planted
 from bench.report.images import shape_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def plant(data: Data, seed: int, number: int = 0) -> Plant:
     """Merge classes in random pairs; of an odd number one stays alone. Of two classes, turn random images upside down.
 
     Raises:
-        BenchError: there are two classes, and the examples are no images.
+        NotPlantedError: there are two classes, and the examples are no images.
     """
     rng = np.random.default_rng([seed, _PAIRING, number])
     if data.n_classes > 2:
@@ -78,7 +79,7 @@ def plant(data: Data, seed: int, number: int = 0) -> Plant:
         return Plant(made, data.test_y, what, names)
     shape = shape_of(data)
     if shape is None:
-        raise BenchError(f"{PLANT} by merging classes or turning images, and there are two classes and no images")
+        raise NotPlantedError(f"{PLANT} by merging classes or turning images, and there are two classes and no images")
     names = [data.class_names[label] if data.class_names else str(label) for label in range(2)]
     (train, _), (test, turned) = (_turned(x, shape, rng) for x in (data.train_x, data.test_x))
     made = replace(data, train_x=train, test_x=test, origin={**data.origin, "planted": "images turned upside down"})
@@ -96,6 +97,16 @@ def _turned(
     pictures = made.reshape(len(x), *shape)
     pictures[which == 1] = pictures[which == 1][..., ::-1, ::-1]
     return made, which
+
+
+def check(models: int, pairings: int) -> None:
+    """Refuse arguments of `evaluate`, before anything is done.
+
+    Raises:
+        BenchError: one is out of range.
+    """
+    check_models(models, _EVAL_SUBSETS)
+    at_least(pairings, "--pairings", 1)
 
 
 def evaluate(
@@ -120,7 +131,9 @@ def evaluate(
         seed: of pairings, models and k-means.
 
     Raises:
-        BenchError: there are no examples, nothing can be planted, no group is large enough, or no method can run.
+        NoExamplesError: there are no examples.
+        NotPlantedError: nothing can be planted, no group is large enough, or no method can run.
+        BenchError: what `bench run` raises.
     """
     data = subject.examples(PLANT)
     names: list[str] = []
@@ -167,7 +180,7 @@ def _groups(made: Plant) -> list[tuple[int, NDArray[np.int64]]]:
         if 1 < subgroups < len(members):
             found.append((label, members))
     if not found:
-        raise BenchError(f"{PLANT}, and no group has targets of two of them: there are too few targets")
+        raise NotPlantedError(f"{PLANT}, and no group has targets of two of them: there are too few targets")
     return found
 
 
