@@ -410,6 +410,8 @@ def test_a_dataset_that_is_gone(main: Main, run: Path, made: Path, monkeypatch: 
     monkeypatch.delenv("BENCH_DATASETS")
     found = json.loads(explore(main, "similar", str(run), "--json")[1])
     assert found["target_labels"] is None
+    said = "has no examples: spots/logreg is no setting of this installation; name it, with its file, by --setting"
+    refused(explore(main, "mislabel", str(run)), said)
     again = explore(main, "similar", str(run), "--setting", f"{made / 'plugins/spots.py'}/logreg", "--json")
     assert json.loads(again[1])["target_labels"] is not None
 
@@ -476,6 +478,9 @@ def test_numbers() -> None:
         ("-3", "write numbers"),
         ("3-", "write numbers"),
         ("1.5", "write numbers"),
+        ("\u0663", "write numbers"),
+        ("1-\u0663", "write numbers"),
+        ("\u00b2", "write numbers"),
         ("6-4", "whose end is before its start: write 4-6"),
         ("0-18", "has 18, and there are 18 targets, numbered 0 … 17"),
     ):
@@ -499,6 +504,13 @@ def test_index_files(tmp_path: Path) -> None:
     (tmp_path / "negative.txt").write_text("-1")
     (tmp_path / "ragged.json").write_text("[1, [2]]")
     (tmp_path / "object.json").write_text('{"a": 1}')
+    (tmp_path / "null.json").write_text("null")
+    (tmp_path / "hole.json").write_text("[1, null]")
+    (tmp_path / "word.json").write_text('["1", "2"]')
+    (tmp_path / "huge.json").write_text("[1, 12345678901234567890123]")
+    (tmp_path / "huge.txt").write_text("1 -12345678901234567890123")
+    (tmp_path / "large.json").write_text("[9223372036854775808]")
+    (tmp_path / "arabic.txt").write_text("\u0663", "utf-8")
     (tmp_path / "torn.json").write_text("[1,")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
     for name, words in (
@@ -510,7 +522,14 @@ def test_index_files(tmp_path: Path) -> None:
         ("negative.txt", "names training example -1: they are numbered 0 … 8"),
         ("a.npy", "names training example 7: they are numbered 0 … 4"),
         ("ragged.json", "is not a list"),
-        ("object.json", "where a list of numbers is needed"),
+        ("object.json", r"object.json is not a list of training examples' numbers: write it as \[3, 17, 40\]"),
+        ("null.json", "null.json is not a list of training examples' numbers"),
+        ("hole.json", "hole.json is not a list of training examples' numbers"),
+        ("word.json", "word.json is not a list of training examples' numbers"),
+        ("huge.json", "names training example 12345678901234567890123: they are numbered 0 … 8"),
+        ("huge.txt", "names training example -12345678901234567890123: they are numbered 0 … 8"),
+        ("large.json", "names training example 9223372036854775808: they are numbered"),
+        ("arabic.txt", "arabic.txt is not a list of training examples' numbers"),
         ("torn.json", "is not a list"),
         ("bytes.txt", "is not a list"),
         ("nowhere.npy", "No such file or directory; name a file"),

@@ -196,6 +196,7 @@ def test_nothing_varies() -> None:
     assert found.document.methods[0].explained == [0.0] * 10
     zeros = coordinates.embedding(subject({"a": np.zeros((N, T))}, data())).document
     assert (zeros.methods[0].queries, zeros.methods[0].purity) == ([], None)
+    assert zeros.notes == ["a: all vectors are zero, since all its scores are 0, so no targets have neighbours"]
     assert view.frame(zeros).empty
     assert "points" in view.grid(zeros).plain()
 
@@ -264,6 +265,8 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"query": [N], "of": "train"}, "there is no training example 40: they are numbered 0 … 39"),
         ({"query": [], "of": "train"}, "no training example is named"),
         ({"seed": -1}, "--seed is -1"),
+        ({"of": "foo"}, "--of is 'foo': it takes targets or train"),
+        ({"project": "foo"}, "--project is 'foo': it takes pca or umap"),
     ],
 )
 def test_bad_input(arguments: dict[str, Any], words: str) -> None:

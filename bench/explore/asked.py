@@ -22,7 +22,7 @@ def numbers(text: str, flag: str, count: int, what: str = "targets") -> list[int
     found: set[int] = set()
     for word in text.split(","):
         first, dash, last = word.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not _is_number(first) or (dash and not _is_number(last)):
             raise BenchError(f"{flag} is {text!r}: write numbers and spans of {what}, such as 3,17,40-45")
         start, stop = int(first), int(last or first)
         if start > stop:
@@ -31,6 +31,11 @@ def numbers(text: str, flag: str, count: int, what: str = "targets") -> list[int
             raise BenchError(f"{flag} has {stop}, and there are {count} {what}, numbered 0 … {count - 1}")
         found.update(range(start, stop + 1))
     return sorted(found)
+
+
+def _is_number(word: str) -> bool:
+    """Whether it is of the digits 0 to 9 alone."""
+    return word.isascii() and word.isdecimal()
 
 
 def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
@@ -56,8 +61,15 @@ def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
             values = np.array([int(word) for word in place.read_text("utf-8").replace(",", " ").split()])
     except OSError as error:
         raise InputError(f"{place}: {error.strerror or error}; name a file of training examples' numbers") from error
-    except ValueError as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{place} is not a list of training examples' numbers: {error}") from error
+    if values.dtype == object:  # of JSON and text: whatever numpy has no numbers for
+        large = [one for one in values.flat if isinstance(one, int)] if values.ndim == 1 else []
+        if large and len(large) == values.size:
+            raise InputError(
+                f"{place} names training example {max(large, key=abs)}: they are numbered 0 … {n_train - 1}"
+            )
+        raise InputError(f"{place} is not a list of training examples' numbers: write it as [3, 17, 40]")
     if values.dtype == bool and values.shape == (n_train,):
         values = np.flatnonzero(values)
     if values.size == 0:

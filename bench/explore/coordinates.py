@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import choice, document, pictures, plane
+from bench.explore import asked, choice, document, pictures, plane
 from bench.explore.asked import at_most
 from bench.explore.document import Document, Finding
 from bench.explore.purity import Purity, class_share, purity, raw_nearest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bench.datasets import Data
     from bench.explore.subject import Subject
 
+Project = Literal["pca", "umap"]
 DRAWN = 2000  # points of a plot
 _COMPONENTS, _K = 10, 10
 _SHOWN, _PICTURED = 5, 12  # nearest, and queries, in a picture
@@ -110,7 +111,7 @@ def embedding(
     components: int | None = None,
     query: Sequence[int] | None = None,
     k: int | None = None,
-    project: Literal["pca", "umap"] = "pca",
+    project: Project = "pca",
     matrix: bool | None = None,
     seed: int = 0,
 ) -> Finding[Embedding]:
@@ -133,15 +134,16 @@ def embedding(
 
     Raises:
         BenchError: a number out of range, no method with scores, or UMAP is not installed.
-        InputError: an item that is asked for and has no scores, or only zeros.
+        InputError: an unknown word; an item that is asked for and has no scores, or only zeros.
     """
     began = time.monotonic()
+    asked.one_of(of, "--of", get_args(Of))
+    asked.one_of(project, "--project", get_args(Project))
+    asked.root_seed(seed)
     subject.scored("explore embedding needs a method's scores")
     found = subject.best()
     if project == "umap":
         plane.installed()
-    if seed < 0:
-        raise BenchError(f"--seed is {seed}: it cannot be negative")
     total, numbers = (subject.n_targets, subject.n_train)[:: 1 if of == "targets" else -1]
     what = "targets" if of == "targets" else "training examples"
     known = choice.known(found)
@@ -182,8 +184,12 @@ def embedding(
         if find_spec("pyarrow") is not None:
             tables[f"coordinates{suffix}"] = _table(of, vectors, labels, components_of, flat)
             files.append(f"embedding-coordinates{suffix}.parquet")
-        queries = _queries(vectors, picked, query is not None, k, labels, notes, what)
-        judged = None if subject.data is None else purity(vectors, subject.data, k, notes, what)
+        queries, judged = [], None
+        if query is None and not vectors.lengths.any():
+            notes.append(f"{one.name}: all vectors are zero, since all its scores are 0, so no {what} have neighbours")
+        else:
+            queries = _queries(vectors, picked, query is not None, k, labels, notes, what)
+            judged = None if subject.data is None else purity(vectors, subject.data, k, notes, what)
         made.append(
             Embedded(
                 method=one.name,
@@ -323,7 +329,7 @@ def _points(values: NDArray[np.float64], items: NDArray[np.int64], labels: NDArr
 def _queries(
     vectors: Vectors,
     picked: NDArray[np.int64],
-    asked: bool,
+    named: bool,
     k: int,
     labels: NDArray[np.int64] | None,
     notes: list[str],
@@ -333,7 +339,7 @@ def _queries(
     empty = vectors.lengths[places] == 0
     if empty.any():
         which = ", ".join(map(str, picked[empty]))
-        if asked:
+        if named:
             raise InputError(f"{vectors.one.name} scores {what} {which} 0 throughout: they have no neighbours")
         notes.append(f"{vectors.one.name}: {what} {which} have no neighbours, since all their scores are 0")
     places = places[~empty]

@@ -256,8 +256,14 @@ def _examples(
         if named is not None:
             raise InputError(f"{truth.path} has no meta.json, which says what it was trained on: leave --setting out")
         return None, None, "it has no meta.json, which says what it was trained on"
+    wanted = named or status.setting_of(truth)
+    if named is None:
+        try:
+            datasets.check(wanted)
+        except BenchError:
+            return None, None, f"{wanted} is no setting of this installation; name it, with its file, by --setting"
     try:
-        setting = datasets.setting(named or status.setting_of(truth))
+        setting = datasets.setting(wanted)
     except BenchError as error:
         if named is not None:
             raise
