@@ -295,7 +295,9 @@ def test_the_command_writes_and_shows(main: Main, run: Path) -> None:
         (("--k", "11"), "--k is 11: it takes 1 to 10"),
         (("--most", "0"), "--most is 0"),
         (("--share", "0.01"), "--share is 0.01: of 10 targets it must make at least 2 copies"),
-        (("--share", "1"), "--share is 1: of 10 targets"),
+        (("--share", "1"), "--share is 1: it takes a share of the targets, between 0 and 1"),
+        (("--share", "1", "--no-evaluate"), "--share is 1"),
+        (("--models", "3", "--no-evaluate"), "--models is 3"),
         (("--share", "nan"), "--share is nan"),
         (("--seed", "-1"), "--seed is -1"),
         (("--models", "3"), "models"),
@@ -312,12 +314,18 @@ def test_bad_words_are_one_sentence(main: Main, run: Path, words: tuple[str, ...
 def test_scores_alone_are_ranked_and_not_evaluated(main: Main, run: Path) -> None:
     """Of a run whose dataset is gone."""
     Path("toy.py").unlink()
-    code, _, err = main("explore", "leakage", str(run), "--quiet")
+    code, _, err = main("explore", "leakage", str(run), "--evaluate", "--quiet")
     assert code == 2
     assert "--no-evaluate leaves out" in err
     code, out, _ = main("explore", "leakage", str(run), "--no-evaluate", "--json", "--quiet")
-    told = json.loads(out)
     assert code == 0
+    assert json.loads(out)["notes"] == []
+    code, out, err = main("explore", "leakage", str(run), "--json", "--quiet")
+    assert code == 0, err
+    told = json.loads(out)
+    (note,) = told["notes"]
+    assert "No copies were planted and looked for" in note
+    assert "has no examples" in note
     assert told["evaluation"] is None
     assert {one["nearer"] for one in told["suspects"]} == {None}
     assert {one["method"] for one in told["suspects"]} == {"heldout", "graddot", "random"}

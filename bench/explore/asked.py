@@ -38,6 +38,12 @@ def _is_number(word: str) -> bool:
     return word.isascii() and word.isdecimal()
 
 
+def _whole(word: str) -> int:
+    if not _is_number(word.removeprefix("-")):
+        raise ValueError(f"{word!r} is no whole number")
+    return int(word)
+
+
 def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
     """Training examples from a file: numbers in .npy, in .json as a list, or in text with white space or commas.
 
@@ -58,17 +64,15 @@ def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
         elif place.suffix == ".json":
             values = np.array(json.loads(place.read_text("utf-8")))
         else:
-            values = np.array([int(word) for word in place.read_text("utf-8").replace(",", " ").split()])
+            values = np.array([_whole(word) for word in place.read_text("utf-8").replace(",", " ").split()])
     except OSError as error:
         raise InputError(f"{place}: {error.strerror or error}; name a file of training examples' numbers") from error
     except (ValueError, OverflowError, RecursionError) as error:
         raise InputError(f"{place} is not a list of training examples' numbers: {error}") from error
-    if values.dtype == object:  # of JSON and text: whatever numpy has no numbers for
-        large = [one for one in values.flat if isinstance(one, int)] if values.ndim == 1 else []
-        if large and len(large) == values.size:
-            raise InputError(
-                f"{place} names training example {max(large, key=abs)}: they are numbered 0 … {n_train - 1}"
-            )
+    if values.dtype.kind in "OSU":  # words, what JSON has besides, and numbers that are too large for numpy's
+        if values.ndim == 1 and all(type(one) is int for one in values):
+            most = max(values, key=abs)
+            raise InputError(f"{place} names training example {most}: they are numbered 0 … {n_train - 1}")
         raise InputError(f"{place} is not a list of training examples' numbers: write it as [3, 17, 40]")
     if values.dtype == bool and values.shape == (n_train,):
         values = np.flatnonzero(values)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import asked, document, pairs, precision
+from bench.explore import asked, document, pairs, planted, precision
 from bench.explore.document import Document, Finding
 from bench.explore.likeness import STATISTICS, Statistic
 from bench.explore.likeness import pairs as pairs_of
@@ -136,7 +136,7 @@ def leakage(
     *,
     k: int = 10,
     statistic: Statistic = "cosine",
-    evaluate: bool = True,
+    evaluate: bool | None = None,
     share: float = 0.3,
     models: int = 1500,
     most: int = 5,
@@ -149,7 +149,8 @@ def leakage(
         subject: what is explored.
         k: pairs of each method that are shown.
         statistic: what they are ranked by (`bench.explore.likeness.pairs`).
-        evaluate: plant copies among the targets, train models, run the methods, and look for the copies.
+        evaluate: plant copies among the targets, train models, run the methods, and look for the copies; by default
+            where there are examples.
         share: of the targets that become copies.
         models: of the ground truth with copies.
         most: methods, the best by LDS, one variant of each.
@@ -157,7 +158,7 @@ def leakage(
         out: where the run with copies is kept and used again; nowhere by default.
 
     Raises:
-        BenchError: no scores; no examples to plant copies among; an argument out of range.
+        BenchError: no scores; no examples, where an evaluation is asked for; an argument out of range.
         InputError: scores without any target whose values are all finite.
     """
     began = time.perf_counter()
@@ -166,12 +167,17 @@ def leakage(
     asked.at_most(k, "--k", subject.n_targets, "targets")
     asked.at_most(most, "--most", 1000, "methods")
     subject.scored("explore leakage reads score matrices")
-    if evaluate:
-        subject.examples("explore leakage trains models on planted copies, which --no-evaluate leaves out")
-    if seed < 0:
-        raise BenchError(f"--seed is {seed}: it cannot be negative")
+    asked.root_seed(seed)
+    planted.check_models(models)
+    if not 0 < share < 1:
+        raise BenchError(f"--share is {share:g}: it takes a share of the targets, between 0 and 1")
     leading = subject.leading(most)
     notes = list(subject.notes)
+    if evaluate is None and subject.data is None:
+        notes.append(f"No copies were planted and looked for: {subject.path} has no examples, {subject.why}")
+    evaluate = subject.data is not None if evaluate is None else evaluate
+    if evaluate:
+        subject.examples("explore leakage trains models on planted copies, which --no-evaluate leaves out")
     found = {one.name: _known(one, statistic, notes) for one in leading}
     suspects, picture = _suspects(subject, found, k)
     rated = None
@@ -283,13 +289,12 @@ def _evaluation(
     out: Path | None,
 ) -> Evaluation:
     from bench.explore import copies
-    from bench.explore.planted import planted
     from bench.explore.subject import Scored
 
     made = copies.plant(subject.examples("explore leakage trains models"), share, seed)
     nothing = np.empty((subject.n_train, 0))
     wanted = [*leading] if any(one.name == _SIMILARITY for one in leading) else [*leading, Scored(_SIMILARITY, nothing)]
-    with planted(subject, "copies", made.data, wanted, out, models, seed) as run:
+    with planted.planted(subject, "copies", made.data, wanted, out, models, seed) as run:
         methods = run.subject.methods
         rows: dict[str, tuple[Pairs, bool]] = {}
         asked_for = {one.name for one in leading}
@@ -339,19 +344,19 @@ def _curve(made: Copies, found: Pairs, kind: int | None, seed: int) -> precision
 def _rated(made: Copies, name: str, found: Pairs, baseline: bool, kind: int | None, seed: int) -> Rated:
     at, wanted = _of_kind(made, kind)
     line = _curve(made, found, kind, seed)
-    planted = int(wanted.sum())
+    total = int(wanted.sum())
     recall = line.recall_at(PRECISION)
     some = precision.thinned(line.recall, _POINTS)
     return Rated(
         name=name,
         baseline=baseline,
         kind="all" if kind is None else made.kinds[kind],
-        planted=planted,
+        planted=total,
         named=int((wanted & (found.train[at] == made.truth[at])).sum()),
         average=line.average,
         ci=line.ci,
         recall=recall,
-        recall_ci=precision.wilson(round(recall * planted), planted),
+        recall_ci=precision.wilson(round(recall * total), total),
         recalls=line.recall[some].round(4).tolist(),
         precisions=line.precision[some].round(4).tolist(),
     )

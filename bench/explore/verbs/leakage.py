@@ -32,7 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--most", type=int, default=5, metavar="N", help="methods, the best by LDS (5)")
     parser.add_argument(
-        "--evaluate", action=argparse.BooleanOptionalAction, default=True, help="plant copies and look for them (yes)"
+        "--evaluate",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="plant copies and look for them (where there are examples to train on)",
     )
     parser.add_argument("--share", type=float, default=0.3, metavar="X", help="of the targets to replace (0.3)")
     parser.add_argument("--models", type=int, default=1500, metavar="N", help="to train for the evaluation (1500)")
