@@ -135,8 +135,8 @@ def _note(found: Brittleness) -> str:
     return (
         f"Predicted: targets with a k of at most {found.most:.0%} of the training set ({found.limit:,} examples); the "
         "next columns are of these. Flipped: by removing the k examples that the method names; k random: by removing "
-        "as many random ones, drawn anew for each target; k of its class: as many random ones of the target's class, of "
-        f"the targets where that is at most {OF_CLASS:.0%} of it. "
+        "as many random ones, drawn anew for each target; k of its class: as many random ones of the target's class, "
+        f"of the targets where that is at most {OF_CLASS:.0%} of it. "
         "Flips are told by the max margin (logit of the true class less the greatest other), which is below 0 where "
         "the answer is wrong. Times random: flipped over k random, and in brackets a cautious figure: the low end of "
         "the one's 95% interval (Wilson) over the high end of the other's, which of few targets is wide. "
