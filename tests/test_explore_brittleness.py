@@ -22,6 +22,7 @@ from bench.explore.document import Finding
 from bench.explore.flips_document import Brittleness, Reference, Tried
 from bench.explore.shares import Share
 from bench.explore.subject import Subject
+from bench.explore.views import brittleness as view
 from bench.progress import Progress
 from bench.recorded import Recorded
 from bench.subsets import checkpoint_seed
@@ -188,12 +189,14 @@ def test_the_search_ends_at_the_least_size_of_the_grid(sizes: set[int], least: i
     assert len(tried) <= np.log2(len(grid) + 1) + 3
 
 
-@pytest.mark.parametrize(("count", "of"), [(0, 10), (3, 10), (10, 10), (1, 1), (17, 50)])
+@pytest.mark.parametrize(("count", "of"), [(0, 10), (3, 10), (10, 10), (1, 1), (17, 50), (0, 18), (27, 27)])
 def test_shares_have_wilsons_interval(count: int, of: int) -> None:
     share = Share.counted(count, of)
     expected = stats.binomtest(count, of).proportion_ci(0.95, "wilson")
     assert share.ci == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert share.share == count / of
+    assert share.ci is not None
+    assert (share.ci[0] == 0, share.ci[1] == 1) == (count == 0, count == of)  # exactly
     assert Share.counted(0, 0) == Share(0, 0, None, None)
 
 
@@ -275,6 +278,65 @@ def test_files_and_the_command_line(main: Main, store: Path) -> None:
     code, out, _ = main(*words, *more, "--json")
     assert code == 0
     assert json.loads(out)["targets"] == list(TWINS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"targets": []}, "no target is named"),
+        ({"targets": [400]}, "there is no target 400: there are 15, numbered 0 … 14"),
+        ({"targets": [-1]}, "there is no target -1"),
+        ({"targets": [0.5]}, "list of whole numbers is needed"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
+)
+def test_bad_input_from_python(store: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        found(store, **given)
+
+
+def test_controls_are_of_each_target_and_leave_classes_whole(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets of equal k have random groups of their own; of a class at most half is removed."""
+    asked: dict[str, list[frozenset[int]]] = {}
+    margins = flips._Bank.margins
+
+    def noted(bank: Any, groups: Any, targets: Any, what: str) -> Any:
+        asked.setdefault(what, []).extend(frozenset(group.tolist()) for group in groups)
+        return margins(bank, groups, targets, what)
+
+    monkeypatch.setattr(flips._Bank, "margins", noted)
+    monkeypatch.setattr(flips, "smallest", lambda *_: 3)
+    made = found(store, sizes=[3 / 135, 0.3, 0.4], seeds=1)
+    (one,) = made.methods
+    groups = asked["models without predicted examples"]
+    assert len(groups) == 15
+    assert len(set(groups[5:])) == 10
+    labels = opened(store).examples("the test looks at labels").train_y
+    least = min(int((labels == label).sum()) for label in set(made.labels))
+    assert [p.removed for p in made.random.points] == [3, 40, 54]
+    assert [p.removed for p in made.same_class.points] == [k for k in (3, 40, 54) if k <= least / 2] == [3]
+    assert len(asked["models without random examples"]) == 5 * 3 + 2 * len(set(made.labels))
+    text = "".join(str(block) for block in view.blocks(made))
+    assert "its line ends there" in text
+    monkeypatch.setattr(flips, "smallest", lambda *_: 40)
+    (one,) = found(store, sizes=[0.4], seeds=1).methods
+    assert (one.random.of, one.same_class.of) == (5, 0)
+    assert all(case.same_class is None for case in one.cases)
+
+
+def test_what_is_said_of_chance(store: Path) -> None:
+    """The claim is of single methods, with counts and intervals, and only where the cautious figure has it."""
+    made = found(store, seeds=1)
+    (one,) = made.methods
+    few = msgspec.structs.replace(one, name="few", verified=Share.counted(5, 9), random=Share.counted(0, 9))
+    few = msgspec.structs.replace(few, at_least=few.verified.ci[0] / few.random.ci[1])  # type: ignore[index]
+    many = msgspec.structs.replace(one, name="many", verified=Share.counted(30, 30), random=Share.counted(0, 30))
+    many = msgspec.structs.replace(many, at_least=many.verified.ci[0] / many.random.ci[1])  # type: ignore[index]
+    said = view._against_chance(msgspec.structs.replace(made, methods=[few, many]))
+    first, second = said.split("Too few targets to say 5 times: ")
+    assert "many 30 of 30 (100 [89, 100]%) against 0 of 30 (0 [0, 11]%), so at least 7.8 times" in first
+    assert second.startswith("few 5 of 9")
+    assert "many" not in second
 
 
 @pytest.mark.parametrize(

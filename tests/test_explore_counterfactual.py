@@ -16,11 +16,13 @@ from scipy import stats
 
 import bench
 from bench import cli, results
+from bench.errors import InputError
 from bench.explore import calibration, effects, open_subject, page, removals
 from bench.explore.effects import Part, Points
 from bench.explore.removals_document import KINDS, Counterfactual
 from bench.explore.subject import Subject
 from bench.recorded import Recorded
+from bench.stats import noise_ceiling
 
 Main = Callable[..., tuple[int, str, str]]
 WORDS = ("--quiet", "--device", "cpu", "--targets", "0,3,4,8", "--sizes", "0.05,0.1", "--seeds", "2", "--halves", "12")
@@ -98,6 +100,53 @@ def test_over_points() -> None:
     assert effects.over_points([Points(np.ones(6), rng.random(6), np.arange(6))]).value is None
 
 
+def r2(predicted: Any, actual: Any) -> float:
+    return float(1 - np.square(actual - predicted).sum() / np.square(actual - actual.mean()).sum())
+
+
+def test_a_wrong_sign_is_no_merit() -> None:
+    """Nor is a wrong size: both have a squared correlation near 1."""
+    rng = np.random.default_rng(2)
+    y = rng.standard_normal(60) - 2
+    for predicted in (-y + 0.01 * rng.standard_normal(60), -y / 643, y / 20):
+        found = effects.line(predicted, y, np.arange(60))
+        assert stats.linregress(predicted, y).rvalue ** 2 > 0.9
+        assert found.r2.value == pytest.approx(r2(predicted, y))
+        assert found.r2.ci is not None
+        assert found.r2.ci[1] < 0
+    assert (effects.line(y, y, np.arange(60)).r2.value, effects.line(y, y, np.arange(60)).slope.value) == (1, 1)
+
+
+def test_the_ceiling_has_an_interval() -> None:
+    """Of one size the value is that of an LDS's ceiling; the jackknives are written out."""
+    rng = np.random.default_rng(3)
+    signal = rng.standard_normal((24, 8))
+    changes = [signal[:, :n] + rng.standard_normal((3, 24, n)) for n in (8, 8)]
+    cluster = np.arange(24) // 3
+    parts = [effects.Repeats(one, cluster) for one in changes]
+
+    def best(rows: Any, targets: Any) -> float:
+        return float(np.mean([noise_ceiling(one[:, rows][:, :, targets]).lds for one in changes]))  # type: ignore[union-attr]
+
+    found = effects.ceiling(parts)
+    everything = np.arange(24), np.arange(8)
+    assert found.value == pytest.approx(best(*everything))
+    left = [
+        [best(np.flatnonzero(cluster != c), everything[1]) for c in range(8)],
+        [best(everything[0], np.delete(everything[1], j)) for j in range(8)],
+    ]
+    variance = sum(7 / 8 * np.square(np.array(one) - np.mean(one)).sum() for one in left)
+    half = stats.t.ppf(0.975, 7) * np.sqrt(variance)
+    own = np.mean([noise_ceiling(one).ci for one in changes], axis=0)  # type: ignore[union-attr]
+    expected = min(own[0], best(*everything) - half), min(1, max(own[1], best(*everything) + half))
+    assert found.ci == pytest.approx(expected)
+    assert effects.ceiling([effects.Repeats(changes[0][:1], cluster)]) == effects.Estimate(None)
+    assert effects.ceiling([effects.Repeats(changes[0][:, :4], cluster[:4])]) == effects.Estimate(None)
+    alone = effects.ceiling([effects.Repeats(changes[0][:, :, :1], cluster)])
+    assert alone.value is not None
+    assert alone.ci is None
+
+
 def test_the_line_and_its_jackknife() -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal(80) + 3
@@ -106,7 +155,7 @@ def test_the_line_and_its_jackknife() -> None:
     found = effects.line(x, y, targets, groups)
     expected = stats.linregress(x, y)
     assert found.slope.value == pytest.approx(expected.slope)
-    assert found.r2.value == pytest.approx(expected.rvalue**2)
+    assert found.r2.value == pytest.approx(r2(x, y))
     variance = 0.0
     for cluster in (targets, groups):
         left = [stats.linregress(x[cluster != c], y[cluster != c]).slope for c in np.unique(cluster)]
@@ -114,9 +163,16 @@ def test_the_line_and_its_jackknife() -> None:
     half = stats.t.ppf(0.975, 7) * np.sqrt(variance)
     assert found.slope.ci == pytest.approx((expected.slope - half, expected.slope + half))
     assert found.r2.ci is not None
-    assert 0 <= found.r2.ci[0] < expected.rvalue**2 < found.r2.ci[1] <= 1
+    variance = 0.0
+    for cluster in (targets, groups):
+        left = [r2(x[cluster != c], y[cluster != c]) for c in np.unique(cluster)]
+        variance += (len(left) - 1) / len(left) * np.square(left - np.mean(left)).sum()
+    half = stats.t.ppf(0.975, 7) * np.sqrt(variance)
+    assert found.r2.ci == pytest.approx((r2(x, y) - half, min(1, r2(x, y) + half)))
     nothing = effects.line(np.ones(9), rng.random(9), np.arange(9))
-    assert (nothing.slope.value, nothing.r2.value, nothing.slope.ci) == (None, None, None)
+    assert (nothing.slope, nothing.r2.ci) == (effects.Estimate(None), None)
+    nothing = effects.line(rng.random(9), np.ones(9), np.arange(9))
+    assert nothing.r2 == effects.Estimate(None)
 
 
 def test_arrays_and_document(run: Path) -> None:
@@ -162,7 +218,7 @@ def test_arrays_and_document(run: Path) -> None:
     rows = kinds == "random"
     expected = stats.linregress(predicted[at][rows].ravel(), actual[rows].ravel())
     assert cells["random", None].slope.value == pytest.approx(expected.slope, rel=1e-3)
-    assert cells["random", None].r2.value == pytest.approx(expected.rvalue**2, rel=1e-3)
+    assert cells["random", None].r2.value == pytest.approx(r2(predicted[at][rows], actual[rows]), rel=1e-3)
     assert (cells["random", None].points, cells["random", 2].points) == (6 * 2 * 4, 6 * 4)
     rows = np.flatnonzero((kinds == "top") & (listed[:, 1] == 4))
     own = np.searchsorted(targets, listed[rows, 2])
@@ -317,11 +373,26 @@ def test_one_model_per_group_tells_no_ceiling(main: Main, run: Path) -> None:
     code, out, _ = main(*words, "--seeds", "1", "--halves", "0", "--draws", "5", "--out", "out")
     assert code == 0
     assert "at most" not in out
+    assert "at most" not in Path("out/counterfactual.html").read_text("utf-8")
     document = page.read(Path("out"), "counterfactual")
     assert isinstance(document, Counterfactual)
-    assert document.ceiling is None
+    assert document.ceiling.value is None
     assert document.methods[0].half is None
     assert not document.halves
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"targets": []}, "no target is named"),
+        ({"targets": [999]}, "there is no target 999: there are 10, numbered 0 … 9"),
+        ({"targets": [-1]}, "there is no target -1"),
+        ({"seed": -1}, "--seed is -1"),
+    ],
+)
+def test_bad_input_from_python(run: Path, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        small(run, **given)
 
 
 @pytest.mark.parametrize(

@@ -140,10 +140,10 @@ def root_seed(value: int) -> int:
     """A seed.
 
     Raises:
-        BenchError: it is negative.
+        InputError: it is negative.
     """
     if value < 0:
-        raise BenchError(f"--seed is {value}: it cannot be negative")
+        raise InputError(f"--seed is {value}: it cannot be negative")
     return value
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from bench.errors import BenchError, InputError
+from bench.errors import InputError
 from bench.wording import either
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ def known(found: Sequence[Scored]) -> dict[str, NDArray[np.bool_]]:
 
 def wanted(
     subject: Subject,
-    found: Sequence[Scored],
     there: dict[str, NDArray[np.bool_]],
     targets: Sequence[int] | Literal["all"] | None,
     notes: list[str],
@@ -43,14 +42,12 @@ def wanted(
 
     Args:
         subject: what is explored.
-        found: the methods.
         there: as `known` gives it.
         targets: their numbers, or `all`, which are those that at least one method has.
         notes: what is left out is added to them.
 
     Raises:
-        BenchError: a target is out of range.
-        InputError: one was asked for by its number, and a method has no finite scores of it; or none is left.
+        InputError: as `named`; or no target is left.
     """
     for name, mine in there.items():
         if not mine.all():
@@ -67,18 +64,30 @@ def wanted(
         return whole[over_classes(labels, len(whole), COUNT)]
     if isinstance(targets, str):
         return np.flatnonzero(np.any(list(there.values()), axis=0))
-    picked = np.unique(np.asarray(targets, np.int64))
-    if not len(picked):
-        raise BenchError("no target is named: name at least one")
+    return named(subject, there, targets)
+
+
+def named(subject: Subject, there: dict[str, NDArray[np.bool_]], targets: Sequence[int]) -> NDArray[np.int64]:
+    """The targets that are asked for by their numbers, ascending, each once.
+
+    Raises:
+        InputError: none is named, one is out of range, or a method has no finite scores of it.
+    """
+    values = np.asarray(targets)
+    if not values.size:
+        raise InputError("no target is named: name at least one")
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"targets are {values.dtype} {list(values.shape)}, where a list of whole numbers is needed")
+    picked = np.unique(values.astype(np.int64))
     for target in picked:
         if not 0 <= target < subject.n_targets:
-            raise BenchError(
+            raise InputError(
                 f"there is no target {target}: there are {subject.n_targets}, numbered 0 … {subject.n_targets - 1}"
             )
-        for one in found:
-            if not there[one.name][target]:
+        for name, mine in there.items():
+            if not mine[target]:
                 raise InputError(
-                    f"{one.name} has scores of target {target} that are not finite: leave the target or the method out"
+                    f"{name} has scores of target {target} that are not finite: leave the target or the method out"
                 )
     return picked
 

@@ -160,7 +160,7 @@ def embedding(
     k = min(_K, items - 1) if k is None else at_most(k, "--k", items - 1, f"other {what}")
     notes: list[str] = []
     if of == "targets":
-        picked = choice.wanted(subject, found, known, query, notes)
+        picked = choice.wanted(subject, known, query, notes)
     else:
         picked = _train_items(subject, query, known, notes)
     labels = None if subject.data is None else subject.data.test_y if of == "targets" else subject.data.train_y

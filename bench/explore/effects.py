@@ -19,6 +19,7 @@ from bench.stats.intervals import t_quantile
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_FOLDS = 20  # of a jackknife
 LEAST = 5  # groups of one size that a correlation over groups takes
 Interval = tuple[float, float]
 
@@ -71,16 +72,68 @@ def over_groups(parts: Sequence[Part]) -> Estimate:
     return Estimate(float(values[kept].mean()), _interval(found.low, found.high))
 
 
-def ceiling(by_seed: Sequence[NDArray[np.float64]]) -> float | None:
-    """The best that `over_groups` could be, by `bench.stats.noise_ceiling`; of `[seeds, groups, targets]` by size."""
-    found = []
-    for changes in by_seed:
-        if len(changes) < 2 or changes.shape[1] < LEAST:
-            return None
-        best = noise_ceiling(changes)
-        assert best is not None
-        found.append(best.lds)
-    return float(np.mean(found)) if np.isfinite(found).all() else None
+@dataclass(frozen=True)
+class Repeats:
+    """What groups of one size do, by seed.
+
+    Attributes:
+        changes: float64 `[seeds, groups, targets]`.
+        cluster: int `[groups]`: groups of equal number are no independent samples.
+    """
+
+    changes: NDArray[np.float64]
+    cluster: NDArray[np.int64]
+
+
+def ceiling(parts: Sequence[Repeats]) -> Estimate:
+    """About the most that `over_groups` can be for the noise between seeds: `bench.stats.noise_ceiling`, mean of sizes.
+
+    It is an estimate from few seeds, groups and targets, and a method may score above it by luck. Its interval is that
+    of jackknives over up to 20 parts of the clusters and of the targets, whose variances are added, and holds the mean
+    of the sizes' own intervals too, which near 0 reach further: it is rather too wide.
+
+    Args:
+        parts: by size.
+
+    Returns:
+        None for one seed, or fewer than `LEAST` groups of a size.
+    """
+    if any(len(part.changes) < 2 or part.changes.shape[1] < LEAST for part in parts):
+        return Estimate(None)
+    found = _best(parts)
+    if found is None:
+        return Estimate(None)
+    value, low, high = found
+    clusters = np.unique(np.concatenate([part.cluster for part in parts]))
+    targets = np.arange(parts[0].changes.shape[2])
+    variance, fewest = 0.0, _FOLDS
+    for members in (clusters, targets):
+        folds = min(len(members), _FOLDS)
+        left = [_best(_without(parts, members[fold::folds], members is targets)) for fold in range(folds)]
+        values = np.array([np.nan if one is None else one[0] for one in left])
+        variance += (folds - 1) / folds * float(np.square(values - values.mean()).sum())
+        fewest = min(fewest, folds)
+    if fewest < 2 or not np.isfinite([low, high, variance]).all():
+        return Estimate(value)
+    half = t_quantile(1, fewest, 0.95) * float(np.sqrt(variance))
+    return Estimate(value, (max(0.0, min(low, value - half)), min(1.0, max(high, value + half))))
+
+
+def _without(parts: Sequence[Repeats], gone: NDArray[np.int64], targets: bool) -> list[Repeats]:
+    """Without some targets, or some clusters of groups."""
+    if targets:
+        return [Repeats(np.delete(part.changes, gone, axis=2), part.cluster) for part in parts]
+    kept = [~np.isin(part.cluster, gone) for part in parts]
+    return [Repeats(part.changes[:, at], part.cluster[at]) for part, at in zip(parts, kept, strict=True)]
+
+
+def _best(parts: Sequence[Repeats]) -> tuple[float, float, float] | None:
+    """The ceiling and the ends of its interval, means of sizes; None where one has none."""
+    if any(part.changes.shape[1] < 3 or not part.changes.shape[2] for part in parts):
+        return None
+    made = [noise_ceiling(part.changes) for part in parts]
+    values = np.array([(one.lds, *one.ci) for one in made if one is not None]).mean(axis=0)
+    return (float(values[0]), float(values[1]), float(values[2])) if np.isfinite(values[0]) else None
 
 
 @dataclass(frozen=True)
@@ -114,11 +167,14 @@ def over_points(parts: Sequence[Points]) -> Estimate:
 
 @dataclass(frozen=True)
 class Line:
-    """The least-squares line of actual on predicted changes.
+    """How far predictions are of the right size.
 
     Attributes:
-        slope: 1 where predictions are calibrated, below 1 where they say too much.
-        r2: share of the variance of the actual changes that the line explains, squared Pearson correlation.
+        slope: of the least-squares line of actual on predicted changes: 1 where predictions are calibrated, below 1
+            where they say too much, below 0 where they have the wrong sign.
+        r2: 1 − Σ (actual − predicted)² / Σ (actual − its mean)², of the predictions as they are: no line is fitted, so
+            that neither a wrong sign nor a wrong size can be merit, as they are in a squared correlation. At most 1;
+            below 0 where predictions are further off than the mean of the actual changes is.
     """
 
     slope: Estimate
@@ -126,7 +182,7 @@ class Line:
 
 
 def line(predicted: NDArray[np.float64], actual: NDArray[np.float64], *clusters: NDArray[np.int64]) -> Line:
-    """Fit it over points.
+    """Slope and R² over points.
 
     Args:
         predicted: float64 `[points]`.
@@ -149,21 +205,22 @@ def line(predicted: NDArray[np.float64], actual: NDArray[np.float64], *clusters:
     if not np.isfinite([slope, r2, *variance]).all():
         return Line(Estimate(_known(slope)), Estimate(_known(r2)))
     half = t_quantile(1, fewest, 0.95) * np.sqrt(variance)
-    ends = max(0.0, float(r2 - half[1])), min(1.0, float(r2 + half[1]))
+    ends = float(r2 - half[1]), min(1.0, float(r2 + half[1]))
     return Line(Estimate(float(slope), (float(slope - half[0]), float(slope + half[0]))), Estimate(float(r2), ends))
 
 
 def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums that slope and R² follow from, `[points, 6]`, about the means, so that nothing cancels."""
+    """Sums that slope and R² follow from, `[points, 7]`, about the means, so that nothing cancels; last the errors'."""
+    error = y - x
     x, y = x - x.mean(), y - y.mean()
-    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, error * error], axis=1)
 
 
 def _of_moments(m: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n, x, y, xx, xy, yy = np.moveaxis(m, -1, 0)
+    n, x, y, xx, xy, yy, errors = np.moveaxis(m, -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         vx, vy, c = xx - x * x / n, yy - y * y / n, xy - x * y / n
-        return c / vx, c * c / (vx * vy)
+        return c / vx, 1 - errors / vy
 
 
 def _known(value: NDArray[np.float64]) -> float | None:

@@ -5,7 +5,8 @@ below 0; the smallest such k is predicted. What is verified: models trained with
 target on average over seeds. Flips are told by the max margin (true class's logit less the greatest other), whose sign
 is whether the answer is right, whichever margin the scores are of.
 
-Beside each predicted k stand as many random examples and as many random ones of the target's class. Then the smallest
+Beside each predicted k stand as many random examples, and as many random ones of the target's class where that is at
+most half of it: models that hardly know a class misclassify it whichever of its examples are gone. Then the smallest
 size of a grid whose removal flips the target is searched for each method by bisection, starting from what is known of
 its k. A target counts as flipped by removing at most a size where some removal of at most that size, the k highest of
 a prefix, did flip it: what is reported is what was seen, and at least that many targets can be flipped.
@@ -21,10 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import asked, calibration
+from bench.explore import asked, calibration, choice
 from bench.explore.document import Finding, about, finite
+from bench.explore.flips_document import OF_CLASS, Brittleness, Case, Curve, Flips, Point, Reference, Tried
 from bench.explore.flips_document import SIZES as SIZES
-from bench.explore.flips_document import Brittleness, Case, Curve, Flips, Point, Reference, Tried
 from bench.explore.retraining import margins_without, models_of, starts
 from bench.explore.shares import Share
 from bench.wording import counted
@@ -66,9 +67,11 @@ def brittleness(
 
     Raises:
         BenchError: values out of range, no scores, no examples.
-        InputError: no target is left, or one that was asked for has scores that are not finite.
+        InputError: no target is left; one that was asked for is not there, or has scores that are not finite; a
+            negative seed.
     """
     begun = time.perf_counter()
+    asked.root_seed(seed)
     trainer = subject.trainer(_WHAT)
     subject.scored("explore brittleness predicts flips by scores")
     methods = subject.leading(_METHODS)
@@ -79,10 +82,15 @@ def brittleness(
         raise BenchError(f"--most is {most:g}: it is a share of the training set between 0 and 1")
     grid = asked.counts(sizes, subject.n_train)
     known = {one.name: one.known() for one in methods}
-    notes = _check_known(known, targets)
+    notes = [
+        f"{name}: left out, with scores that are not finite: {counted(int((~there).sum()), 'target')}"
+        for name, there in known.items()
+        if not there.all()
+    ]
+    wanted = None if targets is None else choice.named(subject, known, targets)
     bank = _Bank(subject, trainer, each, seed)
     right = np.flatnonzero(bank.before > 0)
-    picked = _targets(subject, right, targets, count, seed, notes)
+    picked = _targets(subject, right, wanted, count, seed, notes)
     models = calibration.rows(subject, trainer, seed)
     slopes = {one.name: calibration.slope(one, models, known[one.name]) for one in methods}
     limit = int(most * subject.n_train)
@@ -119,21 +127,10 @@ def brittleness(
     return Finding(document)
 
 
-def _check_known(known: dict[str, NDArray[np.bool_]], targets: Sequence[int] | None) -> list[str]:
-    notes = []
-    for name, there in known.items():
-        for target in targets or ():
-            if not there[target]:
-                raise InputError(f"{name} has scores of target {target} that are not finite: leave one of them out")
-        if not there.all():
-            notes.append(f"{name}: left out, with scores that are not finite: {counted(int((~there).sum()), 'target')}")
-    return notes
-
-
 def _targets(
     subject: Subject,
     right: NDArray[np.int64],
-    named: Sequence[int] | None,
+    named: NDArray[np.int64] | None,
     count: int,
     seed: int,
     notes: list[str],
@@ -144,14 +141,14 @@ def _targets(
             raise InputError(f"full-set models of {subject.title} classify no target rightly: there is none to flip")
         drawn = np.random.default_rng([seed, _PICK]).permutation(right)[:count]
         return np.sort(drawn)
-    wrong = [target for target in named if target not in right]
-    left = np.setdiff1d(np.asarray(named, np.int64), wrong)
+    wrong = np.setdiff1d(named, right)
+    left = np.intersect1d(named, right)
     if not len(left):
         raise InputError(
             f"--targets: full-set models misclassify {'these' if len(wrong) > 1 else f'target {wrong[0]}'} already, "
             "on average over seeds: there is nothing to flip"
         )
-    if wrong:
+    if len(wrong):
         notes.append(f"left out, since full-set models misclassify them already: {', '.join(map(str, wrong))}")
     return left
 
@@ -265,17 +262,23 @@ def _verify(bank: _Bank, plans: Sequence[_Plan], grid: list[int], targets: NDArr
     labels, train_y = bank.labels[targets], bank.trainer.data.train_y
     n_train = len(train_y)
     kinds = [plan.order[at, :k] for plan, at, k in pairs]
-    random = [_draw(np.arange(n_train), k, [bank.seed, _RANDOM, k]) for *_, k in pairs]
+    # Of each target groups of its own: intervals count targets as independent.
+    random = [_draw(np.arange(n_train), k, [bank.seed, _RANDOM, int(targets[at]), k]) for _, at, k in pairs]
+    pools = [np.flatnonzero(train_y == labels[at]) for _, at, _ in pairs]
+    some = [number for number, (*_, k) in enumerate(pairs) if k <= OF_CLASS * len(pools[number])]
     same = [
-        _draw(np.flatnonzero(train_y == labels[at]), k, [bank.seed, _CLASS, int(labels[at]), k]) for _, at, k in pairs
+        _draw(pools[number], k, [bank.seed, _CLASS, int(targets[at]), k])
+        for number in some
+        for _, at, k in [pairs[number]]
     ]
     if pairs:
         made = bank.margins([*kinds, *random, *same], targets, "models without predicted examples")
         for number, (plan, at, k) in enumerate(pairs):
             plan.tried[at][k] = _tried(k, made[number, :, at])
             plan.random[at] = _tried(k, made[len(pairs) + number, :, at])
-            gone = len(same[number])
-            plan.same_class[at] = _tried(gone, made[2 * len(pairs) + number, :, at])
+        for number, margins in zip(some, made[2 * len(pairs) :], strict=True):
+            plan, at, k = pairs[number]
+            plan.same_class[at] = _tried(k, margins[:, at])
     _search(bank, plans, grid, targets)
 
 
@@ -325,25 +328,29 @@ class _Controls:
             members = np.flatnonzero(train_y == label)
             pools |= {(int(label), draw): members for draw in range(_CLASS_DRAWS)}
         orders = {key: _draw(pool, len(pool), [bank.seed, _GRID, key[0] + 1, key[1]]) for key, pool in pools.items()}
-        groups = [order[:size] for order in orders.values() for size in grid]
-        made = bank.margins(groups, targets, "models without random examples")
+        least = min(len(pools[int(label), 0]) for label in np.unique(labels))
+        few = [size for size in grid if size <= OF_CLASS * least]
+        todo = [(key, size) for key in orders for size in (grid if key[0] == -1 else few)]
+        made = bank.margins([orders[key][:size] for key, size in todo], targets, "models without random examples")
         with np.errstate(invalid="ignore"):
             flipped = _mean(made) < 0
-        by_size = flipped.reshape(len(orders), len(grid), len(targets))
-        ever = np.maximum.accumulate(by_size, axis=1)
-        keys = list(orders)
-        self.random = ever[np.array([key[0] == -1 for key in keys])].mean(axis=(0, 2))
-        own = np.zeros((len(grid), len(targets)))
-        for label in np.unique(labels):
-            mine = np.array([key[0] == label for key in keys])
-            own[:, labels == label] = ever[mine][:, :, labels == label].mean(axis=0)
+
+        def ever(label: int, sizes: int) -> NDArray[np.floating]:
+            """Flipped by this size or a smaller one, mean over draws `[sizes, targets]`."""
+            mine = flipped[[key[0] == label for key, _ in todo]].reshape(-1, sizes, len(targets))
+            return np.asarray(np.maximum.accumulate(mine, axis=1).mean(axis=0))
+
+        self.random = ever(-1, len(grid)).mean(axis=1)
+        own = np.zeros((len(few), len(targets)))
+        for label in np.unique(labels) if few else ():
+            own[:, labels == label] = ever(int(label), len(few))[:, labels == label]
         self.same_class = own.mean(axis=1)
 
     def points(self, shares: NDArray[np.float64]) -> list[Point]:
-        """Of shares by size."""
+        """Of shares by size, the smallest first; of a class, those of the grid that are at most half of it."""
         return [
             Point(size, size / self.n_train, Share.counted(float(share) * self.n_targets, self.n_targets))
-            for size, share in zip(self.grid, shares, strict=True)
+            for size, share in zip(self.grid, shares, strict=False)
         ]
 
 
@@ -361,15 +368,15 @@ def _flips(plan: _Plan, slope: float, grid: list[int], bank: _Bank, where: NDArr
     predicted = [case for case in cases if case.k is not None]
     n_train = plan.order.shape[1]
 
-    def flipped(kind: str) -> int:
-        return sum(bool(tried.flipped) for case in predicted if (tried := getattr(case, kind)) is not None)
+    def flipped(kind: str) -> Share:
+        there = [tried for case in predicted if (tried := getattr(case, kind)) is not None]
+        return Share.counted(sum(bool(tried.flipped) for tried in there), len(there))
 
-    verified, random = flipped("removed"), flipped("random")
     points = []
     for size in grid:
         seen = sum(case.smallest is not None and case.smallest <= size for case in cases)
         points.append(Point(size, size / n_train, Share.counted(seen, len(cases))))
-    done, chance = Share.counted(verified, len(predicted)), Share.counted(random, len(predicted))
+    done, chance = flipped("removed"), flipped("random")
     return Flips(
         name=plan.one.name,
         lds=plan.one.lds,
@@ -379,10 +386,10 @@ def _flips(plan: _Plan, slope: float, grid: list[int], bank: _Bank, where: NDArr
         median=finite(np.median([case.k for case in predicted if case.k])) if predicted else None,
         verified=done,
         random=chance,
-        same_class=Share.counted(flipped("same_class"), len(predicted)),
-        times=verified / random if random else None,
+        same_class=flipped("same_class"),
+        times=done.count / chance.count if chance.count else None,
         at_least=done.ci[0] / chance.ci[1] if done.ci and chance.ci else None,
-        both=Share.counted(verified, len(cases)),
+        both=Share.counted(done.count, len(cases)),
         points=points,
         cases=cases,
     )

@@ -8,6 +8,7 @@ from bench.explore.document import Document
 from bench.explore.shares import Share
 
 SIZES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1)
+OF_CLASS = 0.5  # random ones of a class are removed up to this share of it
 
 
 class Tried(msgspec.Struct, frozen=True):
@@ -31,7 +32,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
         target: its number; label: its class.
         before: mean margin of full-set models.
         k: removals that are predicted to flip it, None where none does up to the limit; removed: what came of them.
-        random, same_class: without as many random examples, and random ones of its class (all, where it has fewer).
+        random, same_class: without as many random examples, and random ones of its class; None where these would be
+            more than half of it (`OF_CLASS`).
         smallest: the least removal that was seen to flip it, of k and the grid's sizes; None where none did.
         tried: all removals of highest scores that models were trained without, the smallest first.
     """
@@ -75,7 +77,8 @@ class Flips(msgspec.Struct, frozen=True, kw_only=True):
         targets: whose scores are finite.
         predicted: targets that are predicted to flip by removing at most the limit.
         median: of their predicted k.
-        verified: of those, the ones that the k do flip; random, same_class: that as many others flip.
+        verified: of those, the ones that the k do flip; random, same_class: that as many others flip; of a class only
+            where k is at most half of it.
         times: verified over random; None where random examples flip none. at_least: the low end of the interval of the
             one over the high end of the other, a cautious figure that is always there; None without predicted targets.
         both: of all targets, those that are predicted to flip and do.
@@ -126,7 +129,8 @@ class Brittleness(Document, frozen=True, kw_only=True):
         right: targets that full-set models classify rightly on average.
         targets: those looked at; labels: their classes; classes: how many there are.
         methods: the best LDS first.
-        random, same_class: targets flipped by random groups of the grid's sizes.
+        random, same_class: targets flipped by random groups of the grid's sizes; of a class only of sizes that are at
+            most half of the smallest class looked at.
         reference: a published figure, where there is one.
     """
 

@@ -83,12 +83,18 @@ def _average(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> NDA
     return made
 
 
-def wilson(found: int, count: int) -> tuple[float, float]:
-    """95% interval of a share by Wilson (1927): not empty even where all, or none, were found."""
+def wilson(found: float, count: int) -> tuple[float, float]:
+    """95% interval of a share by Wilson (1927): not empty even where all, or none, were found; then it ends at 1, or 0.
+
+    Args:
+        found: so many, or a mean of such counts.
+        count: of how many, at least 1.
+    """
     z = 1.959963984540054
     centre = (found + z * z / 2) / (count + z * z)
     half = z / (count + z * z) * np.sqrt(found * (count - found) / count + z * z / 4)
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    low, high = max(0.0, float(centre - half)), min(1.0, float(centre + half))
+    return 0.0 if found <= 0 else low, 1.0 if found >= count else high  # rounding leaves 1e-17 there
 
 
 def thinned(values: Iterable[float], most: int = 200) -> NDArray[np.int64]:

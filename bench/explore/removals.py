@@ -20,9 +20,9 @@ import numpy as np
 
 from bench import hashing
 from bench.errors import BenchError, InputError
-from bench.explore import asked, calibration, effects
+from bench.explore import asked, calibration, choice, effects
 from bench.explore.document import Finding, about
-from bench.explore.effects import Estimate, Part, Points
+from bench.explore.effects import Estimate, Part, Points, Repeats
 from bench.explore.removals_document import KINDS, Cell, Counterfactual, Half, Kind, Predicted, Scatter
 from bench.explore.removals_document import SIZES as SIZES
 from bench.explore.retraining import margins_without, models_of, starts
@@ -82,7 +82,10 @@ def counterfactual(
         count: of targets.
         sizes: shares of the training set to remove.
         draws: random groups of each size, and as many of classes, in turn.
-        halves: random removals of as much as the ground truth's subsets leave out; 0 for none.
+        halves: random removals of as much as the ground truth's subsets leave out (1 − α of the training set); 0 for
+            none. Of these the correlation should be the LDS, which is of random subsets of that size: the same again
+            on new subsets and models. Of the smaller `sizes` it is lower, since the effects of fewer examples are
+            smaller beside the noise between seeds.
         files: index files, a group each (`bench.explore.asked.index_file`).
         seeds: models per group, 3 by default.
         seed: of models, targets and groups.
@@ -94,9 +97,11 @@ def counterfactual(
 
     Raises:
         BenchError: values out of range, no scores, no examples.
-        InputError: an index file that cannot be read, or scores of a target that was asked for are not finite.
+        InputError: an index file that cannot be read; a target that was asked for is not there, or has scores that
+            are not finite; a negative seed.
     """
     begun = time.perf_counter()
+    asked.root_seed(seed)
     trainer = subject.trainer(_WHAT)
     methods = list(subject.scored("explore counterfactual compares what scores predict"))
     pickers = subject.leading(_METHODS)
@@ -182,7 +187,9 @@ def counterfactual(
         groups={kind: sum(group.kind == kind for group in groups) for kind in kinds},
         files={name: len(group) for name, group in named.items()},
         ceiling=effects.ceiling(_sized(by_seed, groups, ("top", "random", "class"))),
-        cell_ceilings={kind: effects.ceiling(_sized(by_seed, groups, (kind,))) for kind in ("random", "class")},
+        cell_ceilings={
+            kind: effects.ceiling(_sized(by_seed, groups, (kind,))) for kind in ("random", "class") if kind in kinds
+        },
         removed_half=halved.removed if halved else 0,
         halves=halves,
         half_seeds=halved.seeds if halved else 0,
@@ -214,16 +221,13 @@ def _targets(
     """Those to look at, ascending, and what is said of methods whose scores are not all finite."""
     notes = []
     for name, there in known.items():
-        for target in named or ():
-            if not there[target]:
-                raise InputError(f"{name} has scores of target {target} that are not finite: leave one of them out")
         if not there.all():
             notes.append(
                 f"{name}: {counted(int((~there).sum()), 'target has', 'targets have')} scores that are not finite: "
                 "these count 0"
             )
     if named is not None:
-        return np.unique(np.asarray(named, np.int64)), notes
+        return choice.named(subject, known, named), notes
     drawn = np.random.default_rng([seed, _PICK]).permutation(subject.n_targets)[:count]
     return np.sort(drawn), notes
 
@@ -264,13 +268,11 @@ def _mean(changes: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.where(there, changes, 0).sum(axis=0) / there.sum(axis=0))
 
 
-def _sized(changes: NDArray[np.float64], groups: Sequence[Removed], kinds: Sequence[str]) -> list[NDArray[np.float64]]:
+def _sized(changes: NDArray[np.float64], groups: Sequence[Removed], kinds: Sequence[str]) -> list[Repeats]:
     """Changes `[seeds, groups, targets]` by size."""
     sizes = sorted({group.size for group in groups if group.kind in kinds})
-    return [
-        changes[:, [at for at, group in enumerate(groups) if group.kind in kinds and group.size == size]]
-        for size in sizes
-    ]
+    rows = [[at for at, group in enumerate(groups) if group.kind in kinds and group.size == size] for size in sizes]
+    return [Repeats(changes[:, some], np.array([groups[at].cluster for at in some], np.int64)) for some in rows]
 
 
 @dataclass(frozen=True)
@@ -365,7 +367,10 @@ class _World:
 
 
 class _Halves:
-    """Models on new random subsets as large as the ground truth's, and as many seeds each: the LDS once more."""
+    """Models on new random subsets as large as the ground truth's, and as many seeds each: the LDS once more.
+
+    Smaller random removals (the kind `random`) are no such check: their effects are smaller beside the seeds' noise.
+    """
 
     def __init__(self, subject: Subject, trainer: Any, count: int, seed: int) -> None:
         meta = subject.truth.meta
@@ -395,7 +400,11 @@ class _Halves:
         self.ceiling = Estimate(best.lds, best.ci) if best is not None and good else Estimate(None)
 
     def of(self, one: Scored, subject: Subject) -> Half:
-        """One method's correlation, and how far it is from its LDS."""
+        """One method's correlation, and how far it is from its LDS.
+
+        The variances of both are added, as if they were of different targets; they are of the same ones, which differ
+        alike in both, so that the interval of the difference is rather too wide (conservative).
+        """
         found = lds(one.scores, self.masks, self.margins, undefined="zero")
         row = next((r for r in subject.board.methods if r.name == one.name), None) if subject.board else None
         difference = Estimate(None)

@@ -25,8 +25,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         groups, points: how many; a point is a group and a target.
         spearman: correlation of predicted with actual changes: of `random` and `class` over groups of one size, mean
             over targets and sizes, as an LDS; of `top` and `file` over points.
-        slope, r2: of the least-squares line of actual on predicted changes over points: 1 is calibrated, below 1 the
-            method says too much; r2 is its squared correlation.
+        slope: of the least-squares line of actual on predicted changes over points: 1 is calibrated, below 1 the
+            method says too much, below 0 its sign is wrong.
+        r2: 1 − Σ (actual − predicted)² / Σ (actual − its mean)² over points, of the predictions as they are; below 0
+            where they are further off than the mean of the actual changes (`bench.explore.effects.Line`).
     """
 
     kind: Kind
@@ -43,7 +45,8 @@ class Half(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         spearman: mean over targets, with its interval; lds, lds_ci: of the leaderboard.
-        difference: spearman − lds; its interval counts both as independent, and so is rather too wide.
+        difference: spearman − lds; its interval counts both as independent though they share the targets, and so is
+            rather too wide.
     """
 
     spearman: Estimate
@@ -94,10 +97,12 @@ class Counterfactual(Document, frozen=True, kw_only=True):
         targets: those looked at.
         sizes: examples removed, ascending; groups: how many of each kind, all sizes together.
         files: groups that users named, and how many examples each has.
-        ceiling: the score that no method could pass, given the noise between seeds; None where it cannot be told.
+        ceiling: about the most that a score can be expected to be for the noise between seeds, an estimate with its
+            interval (`bench.explore.effects.ceiling`); None where it cannot be told.
         cell_ceilings: likewise of kinds seen over groups, all sizes together.
-        removed_half: examples that are removed for `half`; halves: groups; half_seeds: models each, as of the ground
-            truth's eval subsets, each with a seed of its own; half_ceiling: with its interval.
+        removed_half: examples that are removed for `half`, 1 − α of the training set; halves: groups; half_seeds:
+            models each, as of the ground truth's eval subsets, each with a seed of its own; half_ceiling: with its
+            interval.
         methods: the best LDS first.
     """
 
@@ -109,8 +114,8 @@ class Counterfactual(Document, frozen=True, kw_only=True):
     sizes: list[int]
     groups: dict[str, int]
     files: dict[str, int]
-    ceiling: float | None
-    cell_ceilings: dict[str, float | None]
+    ceiling: Estimate
+    cell_ceilings: dict[str, Estimate]
     removed_half: int
     halves: int
     half_seeds: int

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from bench.explore.precision import wilson
+
 
 class Share(msgspec.Struct, frozen=True):
     """So many of so many.
@@ -23,7 +25,4 @@ class Share(msgspec.Struct, frozen=True):
         """Of a count, or of a mean count over several draws."""
         if not of:
             return cls(count, of, None, None)
-        z, p = 1.959963984540054, count / of
-        middle = (p + z**2 / (2 * of)) / (1 + z**2 / of)
-        half = z / (1 + z**2 / of) * (p * (1 - p) / of + z**2 / (4 * of**2)) ** 0.5
-        return cls(count, of, p, (max(0.0, middle - half), min(1.0, middle + half)))
+        return cls(count, of, count / of, wilson(count, of))

@@ -165,7 +165,7 @@ def similar(
     k = min(_K, subject.n_train) if k is None else at_most(k, "--k", subject.n_train, "training examples")
     known = choice.known(found)
     notes: list[str] = []
-    wanted = choice.wanted(subject, found, known, targets, notes)
+    wanted = choice.wanted(subject, known, targets, notes)
     compared = choice.spread(np.flatnonzero(np.any(list(known.values()), axis=0)), COMPARED)
     every = np.union1d(wanted, compared)
     tops = {one.name: _top(one, every, k) for one in found}

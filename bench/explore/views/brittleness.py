@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.explore.blocks import Block, Heading, Lead, Plot, Table
-from bench.explore.flips_document import Brittleness, Case, Flips, Tried
+from bench.explore.flips_document import OF_CLASS, Brittleness, Case, Flips, Point, Tried
 from bench.explore.shares import Share
 from bench.report import svg
 from bench.report.labels import shortened
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DOCUMENT = Brittleness
 TITLE = "How few training examples decide an answer?"
 _SHOWN = 12
+_TIMES = 5  # as many flips as by random examples are what methods are expected to reach
 _LOOKS = (
     *((svg.SERIES[0], "o", "-"), (svg.SERIES[1], "s", (0, (5, 2))), (svg.SERIES[3], "^", (0, (1, 1.5)))),
     *((svg.SERIES[2], "D", (0, (6, 2, 1, 2))), (svg.MARK, "v", (0, (3, 1, 1, 1, 1, 1)))),
@@ -42,6 +43,7 @@ def blocks(found: Brittleness) -> list[Block]:
             set(_HEADER[1:]),
             _note(found),
         ),
+        Lead(_against_chance(found)),
         Heading("Targets flipped by removing at most so much"),
         Plot(
             "sizes",
@@ -51,9 +53,10 @@ def blocks(found: Brittleness) -> list[Block]:
                 for name, points in _lines(found)
             ),
             "Share of the targets that were seen to flip when at most so much of the training set was removed: the "
-            "highest scores of each method, random examples, or random examples of the target's class. Higher is more "
-            "brittle, and a better method, since it finds the examples that matter. Bands: 95% intervals (Wilson) for "
-            "the best method by LDS and for both controls." + _reference(found),
+            "highest scores of each method, random examples, or random examples of the target's class. Among methods, "
+            "higher is better: it finds the examples that matter. Against random examples, higher is a more brittle "
+            f"target. {_of_class()} Bands: 95% intervals (Wilson) for the best method by LDS and for both "
+            "controls." + _reference(found),
             lambda: _figure(found),
         ),
         _by_size(found),
@@ -83,6 +86,37 @@ def _row(one: Flips) -> tuple[str, ...]:
     )
 
 
+def _against_chance(found: Brittleness) -> str:
+    """For which methods it is beyond doubt that their examples flip more targets than random ones, with the numbers."""
+    shown: list[str] = []
+    open_: list[str] = []
+    for one in found.methods:
+        if one.at_least is None or not one.verified.count:
+            continue
+        said = f"{one.name} {_ranged(one.verified)} against {_ranged(one.random)}"
+        (shown if one.at_least >= _TIMES else open_).append(f"{said}, so at least {one.at_least:.1f} times")
+    if not shown and not open_:
+        return "No method's predicted removals flip a target."
+    made = "Do the examples that a method names flip more targets than as many random ones do, with 95% intervals? "
+    if shown:
+        made += f"Even cautiously counted at least {_TIMES} times as many: {'; '.join(shown)}. "
+    if open_:
+        made += f"Too few targets to say {_TIMES} times: {'; '.join(open_)}."
+    return made.rstrip()
+
+
+def _ranged(share: Share) -> str:
+    return f"{share.count:g} of {share.of} ({_interval(share)}%)"
+
+
+def _of_class() -> str:
+    """Up to which size a class is thinned."""
+    return (
+        f"Of a class at most {OF_CLASS:.0%} of the smallest is removed, so that its line ends there: models that "
+        "hardly know a class are wrong about it whichever of its examples are gone."
+    )
+
+
 def _times(one: Flips) -> str:
     if one.at_least is None or not one.verified.count:
         return "–"
@@ -101,10 +135,12 @@ def _note(found: Brittleness) -> str:
     return (
         f"Predicted: targets with a k of at most {found.most:.0%} of the training set ({found.limit:,} examples); the "
         "next columns are of these. Flipped: by removing the k examples that the method names; k random: by removing "
-        "as many random ones; k of its class: as many random ones of the target's class (all, where it has fewer). "
+        "as many random ones, drawn anew for each target; k of its class: as many random ones of the target's class, "
+        f"of the targets where that is at most {OF_CLASS:.0%} of it. "
         "Flips are told by the max margin (logit of the true class less the greatest other), which is below 0 where "
         "the answer is wrong. Times random: flipped over k random, and in brackets a cautious figure: the low end of "
-        "the one's 95% interval over the high end of the other's. Slope: margin per unit of score, fitted on "
+        "the one's 95% interval (Wilson) over the high end of the other's, which of few targets is wide. "
+        "Slope: margin per unit of score, fitted on "
         f"{found.calibrated_by}."
     )
 
@@ -113,14 +149,14 @@ def _reference(found: Brittleness) -> str:
     return "" if found.reference is None else f" Star: {found.reference.said}."
 
 
-def _lines(found: Brittleness) -> list[tuple[str, list[Any]]]:
-    made: list[tuple[str, list[Any]]] = [(one.name, one.points) for one in found.methods]
+def _lines(found: Brittleness) -> list[tuple[str, list[Point]]]:
+    made = [(one.name, one.points) for one in found.methods]
     return [*made, ("random", found.random.points), ("same class", found.same_class.points)]
 
 
 def _by_size(found: Brittleness) -> Table:
     header = ["removed", *(f"≤ {p.removed:,} ({_percent(p.size)})" for p in found.random.points)]
-    rows = [(name, *(_interval(p.flipped) for p in points)) for name, points in _lines(found)]
+    rows = [(name, *(_interval(p.flipped) for p in points), *_rest(found, points)) for name, points in _lines(found)]
     return Table(
         "Share of targets flipped by removing at most so many, in percent, with 95% intervals",
         header,
@@ -128,9 +164,13 @@ def _by_size(found: Brittleness) -> Table:
         set(header[1:]),
         "Verified by training: the smallest size that flips a target is searched by bisection, so that a method's "
         "share is what was seen, and at least that many can be flipped. Controls were trained at every size: "
-        f"{found.random.draws} random groups, {found.same_class.draws} of each class, means over them; once a whole "
-        "class is gone, all its targets flip.",
+        f"{found.random.draws} random groups, {found.same_class.draws} of each class, means over them. " + _of_class(),
     )
+
+
+def _rest(found: Brittleness, points: list[Point]) -> list[str]:
+    """Cells of sizes that are not there."""
+    return ["–"] * (len(found.random.points) - len(points))
 
 
 def _percent(size: float) -> str:
@@ -243,7 +283,9 @@ def grid(found: Brittleness) -> Grid:
     header = (*_HEADER[:-1], *sizes)
     rows = [(*_row(one)[:-1], *(_share(p.flipped) for p in one.points)) for one in found.methods]
     for name, curve in (("random", found.random), ("same class", found.same_class)):
-        rows.append((name, *("",) * (len(_HEADER) - 2), *(_share(p.flipped) for p in curve.points)))
+        rows.append(
+            (name, *("",) * (len(_HEADER) - 2), *(_share(p.flipped) for p in curve.points), *_rest(found, curve.points))
+        )
     caption = [
         f"{found.about.setting}: {counted(len(found.targets), 'target')} {_origin(found)}; "
         f"{counted(found.seeds, 'model')} per removal.",

@@ -73,7 +73,7 @@ def blocks(found: Counterfactual) -> list[Block]:
                 if cell.removed is not None
             ),
             "Spearman's correlation of predicted with actual changes, by how many examples are removed. Small groups "
-            "change margins less than the luck of a training does, so that no method can rank their changes well "
+            "change margins less than the luck of a training does, so that no method can be expected to rank them well "
             f"({_ceilings(found)}). Bars: 95% intervals, shown for the first method.",
             lambda: _by_size(found),
         ),
@@ -83,14 +83,18 @@ def blocks(found: Counterfactual) -> list[Block]:
             "slope",
             "Slope of actual on predicted changes, with 95% intervals",
             "How much the margin really changes where a change of 1 is predicted: 1 is calibrated, above 1 the method "
-            "says too little, below 1 too much. Predictions are in units of margins by one slope per method, fitted on "
+            "says too little, below 1 too much, below 0 the opposite. Predictions are in units of margins by one "
+            "slope per method, fitted on "
             f"{found.calibrated_by}, not on these changes.",
         ),
         _calibration(
             found,
             "r2",
-            "R²: the share of the variance of actual changes that the line explains, with 95% intervals",
-            "Intervals are of targets and groups, both drawn anew. counterfactual.csv has all methods.",
+            "R²: how near predictions are to the actual changes, with 95% intervals",
+            "1 − Σ (actual − predicted)² / Σ (actual − its mean)², of the predictions as they are, in units of "
+            "margins by the one slope: 1 is exact; 0 is as good as always saying the mean of the actual changes, which "
+            "nobody knows beforehand; below 0 is worse than that. Intervals are of targets and groups, both drawn anew. "
+            "counterfactual.csv has all methods.",
         ),
     ]
     if found.halves:
@@ -138,7 +142,7 @@ def _drawn(found: Counterfactual) -> list[Predicted]:
 
 
 def _note(found: Counterfactual) -> str:
-    best = "" if found.ceiling is None else f" No method could have a score above {lds(found.ceiling)}, for the noise."
+    best = _expected(found.ceiling)
     return (
         "Score: Spearman's correlation of predicted with actual changes over all groups of one size (of all kinds but "
         "files), for each target; mean over sizes and targets, as an LDS is of random subsets. 0 is chance: within one "
@@ -148,10 +152,28 @@ def _note(found: Counterfactual) -> str:
 
 
 def _ceilings(found: Counterfactual) -> str:
-    known = [f"{lds(value)} of {name}" for name, value in found.cell_ceilings.items() if value is not None]
+    known = [
+        f"{_ended(one)} of {_SHORT[name]} groups" for name, one in found.cell_ceilings.items() if one.value is not None
+    ]
     return (
-        f"at most {' and '.join(known)} groups, all sizes together" if known else "one model per group tells no limit"
+        f"the seeds' noise lets expect at most about {' and '.join(known)}, mean of all sizes"
+        if known
+        else "one model per group, or too few groups, cannot tell how well"
     )
+
+
+def _expected(best: Estimate) -> str:
+    """A sentence on the ceiling."""
+    if best.value is None:
+        return ""
+    return (
+        f" The noise between seeds lets expect a score of at most about {_ended(best)}; that is an estimate, and a "
+        "method may be above it by luck."
+    )
+
+
+def _ended(value: Estimate) -> str:
+    return lds(value.value) + ("" if value.ci is None else f" {interval(value.ci)}")
 
 
 def _calibration(found: Counterfactual, what: str, caption: str, note: str) -> Table:
@@ -190,14 +212,17 @@ def _halves(found: Counterfactual) -> list[Block]:
         for one in found.methods
         if one.half is not None
     ]
-    best = found.half_ceiling
-    limit = "" if best.value is None else f" No method could pass {lds(best.value)} {interval(best.ci)}, for the noise."
     said = (
         f"{found.halves:,} times {found.removed_half:,} random examples are removed, as many as the ground truth's "
         f"subsets leave out, with {found.half_seeds} models each that share their seed with no other. That is what the "
-        "LDS measures, on new subsets and new models: the correlation should be the LDS, up to chance."
+        "LDS measures, on new subsets and new models: the correlation should be the LDS, up to chance. Of these "
+        "removals it is meant, not of the smaller random ones above, whose correlation is lower: the effects of fewer "
+        "examples are smaller beside the noise between seeds."
     )
-    note = f"Over all targets.{limit} Intervals of differences count both as independent, so that they are rather wide."
+    note = (
+        f"Over all targets.{_expected(found.half_ceiling)} Intervals of differences count both as independent, though "
+        "they are of the same targets: they are rather too wide (conservative)."
+    )
     return [Lead(said), Table("Random removals of that size, and the LDS", header, rows, set(header[1:]), note)]
 
 
@@ -314,11 +339,16 @@ def grid(found: Counterfactual) -> Grid:
     ]
     notes = [
         "score: Spearman's correlation of predicted with actual changes of margins over groups of one size, mean over "
-        "sizes and targets" + ("" if found.ceiling is None else f"; for the noise at most {lds(found.ceiling)}"),
+        "sizes and targets"
+        + (
+            ""
+            if found.ceiling.value is None
+            else f"; the seeds' noise lets expect at most about {_ended(found.ceiling)}"
+        ),
     ]
     if found.halves:
         notes.append(
             f"of LDS size: {found.removed_half:,} random examples removed, {found.halves:,} times × {found.half_seeds} "
-            "seeds, over all targets: should be the LDS"
+            "seeds, over all targets: should be the LDS (smaller removals are below it)"
         )
     return Grid(header, rows, set(header[1:]), caption, (), [*notes, *found.notes])
