@@ -29,8 +29,8 @@ def blocks(found: Similar) -> list[Block]:
             "training set makes the model surer of the target's true class; below 0, it makes the model less sure. "
             f"Here are the {found.each} highest and the {found.each} lowest scores of "
             f"{counted(len(found.shown), 'target')}, by each of {counted(len(found.shown_methods), 'method')}, the "
-            "best by LDS first. What helps is often of the target's class, and what harms often a look-alike of another; "
-            "a table below says how often."
+            "best by LDS first. What helps is often of the target's class, and what harms often a look-alike of "
+            "another; a table below says how often."
         ),
         *_examples(found),
     ]
