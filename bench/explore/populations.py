@@ -15,6 +15,7 @@ from bench.explore import cluster_pictures, clusters, conflicts, document, retra
 from bench.explore.clusters import NORMALISE, Group, Lengths, Normalise
 from bench.explore.clusters_document import Cluster, Component, Conflict, Divided, Evaluation, Subpopulations
 from bench.explore.document import Finding
+from bench.wording import either
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,8 +88,10 @@ def subpopulations(
     if not known.any():
         raise InputError(f"{method.name} has no target whose scores are all finite: name another method")
     if not known.all():
-        out_of = f"{(~known).sum():,} of {len(known):,} targets"
-        notes.append(f"{method.name}: {out_of} are left out, whose scores are not all finite")
+        out = int((~known).sum())
+        notes.append(
+            f"{method.name}: {out:,} of {len(known):,} targets {are} left out, whose scores are not all finite"
+        )
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
     count = _count(n_clusters, parts)
