@@ -90,7 +90,8 @@ def subpopulations(
     if not known.all():
         out = int((~known).sum())
         notes.append(
-            f"{method.name}: {out:,} of {len(known):,} targets {are} left out, whose scores are not all finite"
+            f"{method.name}: {out:,} of {len(known):,} targets {either(out, 'is', 'are')} left out, whose scores are not "
+            "all finite"
         )
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
