@@ -147,7 +147,10 @@ def test_a_store_prints_and_writes_nothing(main: Main, run: Path, tmp_path: Path
     refused(
         explore(main, "similar", "R/ground-truth"), "R/ground-truth has none", "--scores FILE.npy, or --method NAME"
     )
-    refused(explore(main, "all", "R/ground-truth"), "R/ground-truth has none")
+    code, out, err = explore(main, "all", "R/ground-truth")  # wrong labels are found without a method's scores too
+    assert code == 1
+    assert out.startswith("spots/")
+    assert "R/ground-truth has none" in err
 
 
 def test_scores_from_files(main: Main, run: Path) -> None:
