@@ -88,11 +88,9 @@ def subpopulations(
     if not known.any():
         raise InputError(f"{method.name} has no target whose scores are all finite: name another method")
     if not known.all():
-        out = int((~known).sum())
-        notes.append(
-            f"{method.name}: {out:,} of {len(known):,} targets {either(out, 'is', 'are')} left out, whose scores are not "
-            "all finite"
-        )
+        lacking = int((~known).sum())
+        which = f"{lacking:,} of {len(known):,} targets {either(lacking, 'is', 'are')}"
+        notes.append(f"{method.name}: {which} left out, whose scores are not all finite")
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
     count = _count(n_clusters, parts)

@@ -211,7 +211,8 @@ def _recalls(rated: Evaluation) -> Table:
         f"The largest share of copies that is found while at least {PRECISION:.0%} of the pairs named are right, with "
         "Wilson's 95% interval; so a single natural near-duplicate near the top costs much of it. How many "
         f"targets are copies matters, here {rated.share:.0%}: where fewer are, natural near-duplicates weigh more, and "
-        "this recall is lower. Last column: copies whose most alike training example is the one that was copied, wherever they are in the ranking."
+        "this recall is lower. Last column: copies whose most alike training example is the one that was "
+        "copied, wherever they are in the ranking."
     )
     return Table(f"Recall at a precision of {PRECISION} or more", header, rows, set(header[1:]), note)
 
