@@ -14,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import halving
 from bench.influence import inputs_and_jacobians, linear_layers
 from bench.models import Flat
 
 Kind = Literal["gauss-newton", "hessian"]
 
+_PAIRS = "pairs of an example and a vector"
 _CHUNK_BYTES = 64 * 2**20  # what a product holds at a time, besides vectors and results
 
 
@@ -43,15 +45,23 @@ class Curvature:
     ) -> None:
         self.flat, self.x, self.y, self.kind, self.smoothing = flat, x, y, kind, smoothing
         self.vector, self.buffers = vector.split([flat.n_parameters, len(vector) - flat.n_parameters])
-        self._width = _width(flat, vector, x[:1])
+        self._room = max(1, _CHUNK_BYTES // (vector.element_size() * _width(flat, vector, x[:1])))
 
     def product(self, vectors: Tensor, batch: Tensor | None = None) -> Tensor:
         """The matrix times each of `vectors` `[k, n_parameters]`; over the examples `batch` (indices) if given.
 
-        Chunks of examples and vectors hold as many activations as fit into 64 MiB.
+        Chunks of examples and vectors hold as many activations as fit into 64 MiB, and half as many for this and all
+        later products where memory runs out.
         """
         x, y = (self.x, self.y) if batch is None else (self.x[batch], self.y[batch])
-        room = max(1, _CHUNK_BYTES // (vectors.element_size() * self._width))  # pairs of an example and a vector
+        room = min(self._room, len(y) * len(vectors))
+        made, used = halving.whole(lambda room: self._product(vectors, x, y, room), room, _PAIRS)
+        if used < room:
+            self._room = used
+        return made
+
+    def _product(self, vectors: Tensor, x: Tensor, y: Tensor, room: int) -> Tensor:
+        """`product` with the examples `x`, of so many pairs of an example and a vector at a time."""
         made = torch.zeros_like(vectors)
         examples = max(1, min(len(y), room // min(len(vectors), 64)))
         step = max(1, room // examples)
@@ -98,32 +108,39 @@ class Curvature:
 
     def _exact_trace(self, layers: list[nn.Linear]) -> float:
         """Σ_i Σ_layers ‖a_i‖² tr(M_i), with M_i = B_iᵀ (diag(p_i) − p_i p_iᵀ) B_i."""
-        total = 0.0
         module = self.flat.load(torch.cat([self.vector, self.buffers]))
-        for x in self.x.split(max(1, _CHUNK_BYTES // (4 * self.vector.element_size() * self._width))):
-            inputs, jacobians, p = inputs_and_jacobians(module, layers, x)
+
+        def trace(part: slice) -> float:
+            total = 0.0
+            inputs, jacobians, p = inputs_and_jacobians(module, layers, self.x[part])
             for a, j in zip(inputs, jacobians, strict=True):
                 mean = torch.einsum("nc,nco->no", p, j)
-                trace = torch.einsum("nc,nco->n", p, j.square()) - mean.square().sum(1)
-                total += float((a.square().sum(1) * trace).sum())
-        return total
+                of_each = torch.einsum("nc,nco->n", p, j.square()) - mean.square().sum(1)
+                total += float((a.square().sum(1) * of_each).sum())
+            return total
+
+        return sum(found for _, found in halving.each(trace, len(self.x), max(1, self._room // 4)))
 
     def _estimated_trace(self, seed: int) -> float:
         draw = torch.Generator().manual_seed(seed)
-        total = 0.0
 
         def along(parameters: Tensor, x: Tensor, direction: Tensor) -> Tensor:
             return (self._logits(x.unsqueeze(0))(parameters).squeeze(0) * direction).sum()
 
         gradient = torch.func.vmap(torch.func.grad(along), in_dims=(None, 0, 0))
         step = max(1, _CHUNK_BYTES // (4 * self.vector.element_size() * self.flat.n_parameters))
+
+        def trace(part: slice) -> float:
+            x = self.x[part]
+            root = torch.softmax(self._logits(x)(self.vector), 1).sqrt()
+            z = signs[part].to(root).mul_(2).sub_(1)
+            direction = root * (z - root * (root * z).sum(1, keepdim=True))  # R z: see influence.curvature_root
+            return float(gradient(self.vector, x, direction).square().sum())
+
         with torch.no_grad():
-            for x in self.x.split(step):
-                root = torch.softmax(self._logits(x)(self.vector), 1).sqrt()
-                z = torch.randint(0, 2, root.shape, generator=draw).to(root).mul_(2).sub_(1)
-                direction = root * (z - root * (root * z).sum(1, keepdim=True))  # R z: see influence.curvature_root
-                total += float(gradient(self.vector, x, direction).square().sum())
-        return total
+            classes = self._logits(self.x[:1])(self.vector).shape[1]
+            signs = torch.randint(0, 2, (len(self.x), classes), generator=draw)
+            return sum(found for _, found in halving.each(trace, len(self.x), step))
 
 
 def _width(flat: Flat, vector: Tensor, x: Tensor) -> int:

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from bench import atomic, hashing, launch
+from bench.access import Access
 from bench.errors import InputError, nearest
 from bench.lasso import Datamodels, fit_datamodels
 from bench.memorization import influence
@@ -27,7 +28,6 @@ from bench.progress import Progress
 from bench.ridge import fit_least_squares, fit_ridge
 from bench.scorer import MarginRanks, lds
 from bench.store import GroundTruth, Rows
-from bench.task import Access
 from bench.wording import counted
 
 if TYPE_CHECKING:

@@ -17,6 +17,10 @@ class UnmetError(BenchError):
     """Something that a method needs is not there; its sentence goes on from the method's name: `needs …`."""
 
 
+class ChangedError(BenchError):
+    """A method changed the examples, which belong to all of them."""
+
+
 class EvalRowError(BenchError):
     """A method touched rows that judge it."""
 

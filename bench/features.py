@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench import halving
 from bench.errors import UnmetError
 
 _AT_ONCE = 2**24  # numbers of a chunk's inputs: 64 MiB, and small multiples of it in the layers
@@ -27,13 +28,15 @@ def penultimate(module: nn.Module, x: Tensor) -> Tensor:
         raise UnmetError("needs a model with a linear layer, whose input is the representation")
     seen: list[Tensor] = []
     handle = linear[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1)))
-    made = []
+
+    def of(part: slice) -> Tensor:
+        seen.clear()
+        module(x[part])
+        return torch.stack(seen).mean(0)
+
     try:
         with torch.no_grad():
-            for part in x.split(max(1, _AT_ONCE // max(1, x[:1].numel()))):
-                seen.clear()
-                module(part)
-                made.append(torch.stack(seen).mean(0))
+            made = [found for _, found in halving.each(of, len(x), max(1, _AT_ONCE // max(1, x[:1].numel())))]
     finally:
         handle.remove()
     return torch.cat(made)

@@ -25,10 +25,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench import halving
 from bench.errors import InputError
 from bench.gradients import Examples
+from bench.methods import Needs
 from bench.models import Flat
 from bench.outputs import margins
+from bench.parameters import at_least
 from bench.subsets import subset_size
 
 if TYPE_CHECKING:
@@ -149,12 +152,13 @@ class Estimator:
     Attributes:
         checkpoints: how many models.
         damping: λ in units of the mean diagonal of ΦᵀWΦ; `early-stopping`: the ridge that the recipe's number of steps
-            amounts to (`Recipe.early_stopping_ridge`); `tune`: the best on the tune rows of DAMPINGS and, where there
+            amounts to (`Recipe.early_stopping_ridge`); `tune`: the best on the tune rows of `dampings` and, where there
             are weights, of early stopping.
         weighting: W: `none` of TRAK, or `gauss-newton`, where λ also holds the recipe's weight decay.
         ensemble: TRAK averages φᵀ(…)⁻¹φ and q over checkpoints, each apart, and multiplies the means; `scores`
             averages the checkpoints' scores.
         trained_on: the checkpoints' examples: `all`, or random `subsets` of the size of those that judge.
+        dampings: what `tune` chooses from; early stopping's comes on top where there are weights.
         tune_at_first: choose by the first checkpoint's scores, instead of by the means over all.
     """
 
@@ -163,6 +167,7 @@ class Estimator:
     weighting: Weighting
     ensemble: Ensemble
     trained_on: TrainedOn
+    dampings: tuple[float, ...] = DAMPINGS
     tune_at_first: bool = False
 
     def __post_init__(self) -> None:
@@ -171,12 +176,16 @@ class Estimator:
         Raises:
             InputError: no checkpoint, a negative damping, or early stopping without weights.
         """
-        if self.checkpoints < 1:
-            raise InputError(f"checkpoints is {self.checkpoints}: it takes at least 1")
-        if not isinstance(self.damping, str) and not 0 <= self.damping < float("inf"):
-            raise InputError(f"damping is {self.damping}: it is a number of at least 0")
+        at_least(1, checkpoints=self.checkpoints)
+        at_least(0, damping=self.damping)
         if self.damping == "early-stopping" and self.weighting == "none":
             raise InputError("damping=early-stopping is a ridge on the Gauss–Newton matrix: add weighting=gauss-newton")
+
+    @property
+    def needs(self) -> Needs:
+        """Rows and models that it takes."""
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def scores(self, task: Task, make: Make) -> NDArray[np.float32]:
         """Scores `[n_train, n_targets]`.
@@ -194,7 +203,7 @@ class Estimator:
         test = Examples(*task.inputs("test"), "margin", task.output)
         levels: tuple[Damping, ...] = (self.damping,)
         if self.damping == "tune":
-            levels = DAMPINGS if self.weighting == "none" else (*DAMPINGS, "early-stopping")
+            levels = self.dampings if self.weighting == "none" else (*self.dampings, "early-stopping")
         totals: dict[Damping, Tensor] = {}
         slopes, singular = torch.zeros(n, device=task.device), False
         for number, vector in enumerate(task.checkpoint_vectors(self.checkpoints, self.trained_on)):
@@ -231,6 +240,8 @@ class Estimator:
 
 
 def _margins(flat: Flat, vector: Tensor, examples: Examples) -> Tensor:
+    def of(part: slice) -> Tensor:
+        return margins(flat(vector, examples.x[part]), examples.y[part], examples.output)
+
     with torch.no_grad():
-        chunks = zip(examples.x.split(_CHUNK), examples.y.split(_CHUNK), strict=True)
-        return torch.cat([margins(flat(vector, x), y, examples.output) for x, y in chunks])
+        return torch.cat([found for _, found in halving.each(of, len(examples), _CHUNK)])

@@ -94,22 +94,18 @@ def chunks(
         some = examples[part]
         return factors.dense(factors.parts(layers, pieces, some.x, some.values)[0])
 
-    first = next(slices(flat, vector, examples, max_bytes, dense=4), slice(0, 1))
-    yield from halving.each(gradient, len(examples), first.stop)
+    yield from halving.each(gradient, len(examples), room(flat, vector, examples, max_bytes, dense=4))
 
 
-def slices(
-    flat: Flat, vector: Tensor, examples: Examples, max_bytes: int, *, dense: int, at_most: int = 2**31
-) -> Iterator[slice]:
-    """Chunks of examples of a plain stack whose factors, and `dense` gradients of each, fit into `max_bytes`."""
+def room(flat: Flat, vector: Tensor, examples: Examples, max_bytes: int, *, dense: int, at_most: int = 2**31) -> int:
+    """How many examples of a plain stack have factors, and `dense` gradients each, that fit into `max_bytes`."""
     if not len(examples):
-        return
+        return 1
     layers, one = factors.stack(flat.module), examples[:1]
     assert layers is not None
     each = factors.room(factors.parts(layers, flat.pieces(vector), one.x, one.values)[0])
-    step = min(at_most, max(1, max_bytes // (vector.element_size() * max(dense * len(vector), 2 * each))))
-    for at in range(0, len(examples), step):
-        yield slice(at, min(at + step, len(examples)))
+    fits = max_bytes // (vector.element_size() * max(dense * len(vector), 2 * each))
+    return min(at_most, len(examples), max(1, fits))
 
 
 def _by_vmap(flat: Flat, vector: Tensor, examples: Examples, max_bytes: int) -> Iterator[tuple[slice, Tensor]]:
@@ -145,16 +141,29 @@ def products(flat: Flat, vector: Tensor, left: Examples, right: Examples) -> Ten
     layers = factors.stack(flat.module)
     if layers is not None and not any(isinstance(layer, nn.Conv2d) for layer in layers):
         pieces = flat.pieces(vector)
-        for at in slices(flat, vector, left, _CHUNK_BYTES, dense=0):
+        wide = room(flat, vector, right, _CHUNK_BYTES, dense=0)
+
+        def rows_of_factors(at: slice) -> None:
             ours, _ = factors.parts(layers, pieces, left[at].x, left[at].values)
-            for to in slices(flat, vector, right, _CHUNK_BYTES, dense=0):
+
+            def block(to: slice) -> None:
                 theirs, _ = factors.parts(layers, pieces, right[to].x, right[to].values)
                 made[at, to] = _of_factors(ours, theirs)
+
+            halving.through(block, len(right), wide)
+
+        halving.through(rows_of_factors, len(left), room(flat, vector, left, _CHUNK_BYTES, dense=0))
         return made
-    # Of a large model not all gradients fit into memory: as many of the left as do, and for them all of the right.
-    for at, g in chunks(flat, vector, *_arguments(left), smoothing=left.smoothing, max_bytes=_LEFT_BYTES):
+
+    def rows(at: slice) -> None:
+        some = left[at]
+        each = chunks(flat, vector, *_arguments(some), smoothing=left.smoothing, max_bytes=_LEFT_BYTES)
+        g = torch.cat([g for _, g in each])
         for to, h in chunks(flat, vector, *_arguments(right), smoothing=right.smoothing):
             torch.mm(g, h.T, out=made[at, to])
+
+    # Of a large model not all gradients fit into memory: as many of the left as do, and for them all of the right.
+    halving.through(rows, len(left), max(1, _LEFT_BYTES // (4 * vector.element_size() * len(vector))))
     return made
 
 

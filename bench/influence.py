@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from bench import gradients
+from bench import gradients, halving
 from bench.models import Flat
 from bench.recipes import Output
 from bench.subsets import subset_size
@@ -110,7 +110,9 @@ def gauss_newton(flat: Flat, vector: Tensor, x: Tensor) -> Tensor:
     if layers is None:
         return _dense(flat, vector, x, dtype)
     flat.load(vector)
-    return _layered(flat, layers, x, dtype)
+    widest = max(layer.out_features * (layer.in_features + 1) for layer in layers)
+    step = min(len(x), max(1, _CHUNK_BYTES // (4 * widest)))
+    return halving.whole(lambda step: _layered(flat, layers, x, dtype, step), step)[0]
 
 
 def linear_layers(module: nn.Module) -> list[nn.Linear] | None:
@@ -133,14 +135,16 @@ def _dense(flat: Flat, vector: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
     jacobian = torch.func.vmap(torch.func.jacrev(logits), in_dims=(None, 0))
     made = torch.zeros(count, count, dtype=dtype, device=vector.device)
+
+    def gram(part: slice) -> Tensor:
+        p = torch.softmax(flat(vector, x[part]), 1)
+        j = torch.einsum("ncd,ncp->ndp", curvature_root(p), jacobian(parameters, x[part])).reshape(-1, count)
+        return (j.T @ j).to(dtype)
+
     with torch.no_grad():
         classes = flat(vector, x[:1]).shape[1]
-        step = max(1, _CHUNK_BYTES // (4 * 4 * classes * count))
-        for part in x.split(step):
-            p = torch.softmax(flat(vector, part), 1)
-            root = curvature_root(p)
-            j = torch.einsum("ncd,ncp->ndp", root, jacobian(parameters, part)).reshape(-1, count)
-            made += (j.T @ j).to(dtype)
+        for _, found in halving.each(gram, len(x), max(1, _CHUNK_BYTES // (4 * 4 * classes * count))):
+            made += found
     return made / len(x)
 
 
@@ -151,8 +155,10 @@ def curvature_root(p: Tensor) -> Tensor:
     return s[:, :, None] * (eye - s[:, :, None] * s[:, None, :])
 
 
-def _layered(flat: Flat, layers: list[nn.Linear], x: Tensor, dtype: torch.dtype) -> Tensor:
+def _layered(flat: Flat, layers: list[nn.Linear], x: Tensor, dtype: torch.dtype, step: int) -> Tensor:
     """The same from a, the layers' inputs (with a 1 for the bias), and B, the logits' Jacobians in their outputs.
+
+    `step` examples are worked on at a time.
 
     The block of units (o, p) of layers (l, m) is Σ_i M_i[o, p] a_i aᵀ_i with M_i = B_iᵀ (diag(p_i) − p_i p_iᵀ) B_i.
     """
@@ -160,8 +166,7 @@ def _layered(flat: Flat, layers: list[nn.Linear], x: Tensor, dtype: torch.dtype)
     starts = [sum(w * q.out_features for w, q in zip(widths[:i], layers, strict=False)) for i in range(len(layers))]
     size = sum(flat.sizes)
     made = torch.zeros(size, size, dtype=dtype, device=x.device)  # unit by unit, each with its weights and bias
-    widest = max(layer.out_features * width for layer, width in zip(layers, widths, strict=True))
-    for part in x.split(max(1, _CHUNK_BYTES // (4 * widest))):
+    for part in x.split(step):
         inputs, jacobians, p = inputs_and_jacobians(flat.module, layers, part)
         weighted = [j * p[:, :, None] for j in jacobians]
         means = [w.sum(1) for w in weighted]

@@ -20,21 +20,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import halving
 from bench.errors import InputError, UnmetError
 from bench.models import Flat
 from bench.outputs import margins
 from bench.recipes import Output
 
+T = TypeVar("T")
 Fisher = Literal["exact", "sampled", "empirical"]
 Directions = Callable[[Tensor, Tensor], Tensor]  # logits [n, C], labels [n] → slopes in the logits [K, n, C]
 
 _CHUNK_BYTES = 64 * 2**20
+_FORWARD = 1024  # examples of a forward pass
 _TARGET_BYTES = 2**30
 
 
@@ -57,16 +60,6 @@ class _Layer:
     def slopes(self, g: Tensor) -> Tensor:
         """Slopes of what leaves it, `[n, positions, o]`."""
         return g.flatten(2).mT if isinstance(self.module, nn.Conv2d) else g.reshape(len(g), -1, g.shape[-1])
-
-
-def check_damping(damping: float | str) -> None:
-    """Refuse a damping that is below 0 or not finite; words are the method's own.
-
-    Raises:
-        InputError: it is.
-    """
-    if not isinstance(damping, str) and not 0 <= damping < float("inf"):
-        raise InputError(f"damping is {damping}: it is a number of at least 0")
 
 
 def layers(module: nn.Module) -> list[nn.Linear | nn.Conv2d]:
@@ -118,7 +111,8 @@ class EKFAC:
             raise UnmetError("needs a model with linear or convolutional layers")
         self._train, self._smoothing = train, smoothing
         self.sizes = [sum(p.numel() for p in layer.module.parameters()) for layer in self._layers]
-        directions = self._fisher(fisher, generator)
+        self._sampled, self._generator = fisher == "sampled", generator
+        directions = self._fisher(fisher)
         self._bases = self._eigenbases(directions)
         self.eigenvalues = self._measured(directions)
 
@@ -161,19 +155,25 @@ class EKFAC:
         n, p = len(self._train[1]), len(self.eigenvalues)
         made = [self.eigenvalues.new_empty(n, len(test[1])) for _ in added]
         inverse = [-1 / n / (self.eigenvalues + one) for one in added]
-        step = max(1, _TARGET_BYTES // (4 * p))
-        for at in range(0, len(test[1]), step):
-            some = slice(at, at + step)
-            targets = torch.cat([g for _, g in self._rotated(test[0][some], test[1][some], _margin_slope(output))])
-            for part, g in self._rotated(*self._train, self._loss_slope):
-                for scores, factor in zip(made, inverse, strict=True):
-                    scores[part, some] = (g * factor) @ targets.T
+
+        def block(some: slice) -> None:
+            of_targets = self._rotated(test[0][some], test[1][some], _margin_slope(output), lambda g: g)
+            targets = torch.cat([g for _, g in of_targets])
+
+            def products(g: Tensor) -> list[Tensor]:
+                return [(g * factor) @ targets.T for factor in inverse]
+
+            for part, found in self._rotated(*self._train, self._loss_slope, products):
+                for scores, one in zip(made, found, strict=True):
+                    scores[part, some] = one
+
+        halving.through(block, len(test[1]), max(1, _TARGET_BYTES // (4 * p)), "targets")
         return made
 
     def _loss_slope(self, logits: Tensor, y: Tensor) -> Tensor:
         return _slope(lambda z: F.cross_entropy(z, y, reduction="sum", label_smoothing=self._smoothing), logits)
 
-    def _fisher(self, kind: Fisher, generator: torch.Generator | None) -> Directions:
+    def _fisher(self, kind: Fisher) -> Directions:
         """Directions in the logits whose outer products sum up to the Fisher matrix of one example's logits."""
 
         def exact(logits: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
@@ -181,19 +181,21 @@ class EKFAC:
             eye = torch.eye(p.shape[1], dtype=p.dtype, device=p.device)
             return p.T.sqrt()[:, :, None] * (p - eye[:, None, :])  # Σ_c p_c (p − e_c)(p − e_c)ᵀ = diag(p) − p pᵀ
 
-        def sampled(logits: Tensor, y: Tensor) -> Tensor:  # noqa: ARG001
+        def sampled(logits: Tensor, y: Tensor) -> Tensor:  # y is drawn: see `_along`
             p = torch.softmax(logits, 1)
-            drawn = torch.multinomial(p, 1, generator=generator)
-            return p.scatter_add(1, drawn, -torch.ones_like(p[:, :1])).unsqueeze(0)
+            return p.scatter_add(1, y[:, None], -torch.ones_like(p[:, :1])).unsqueeze(0)
 
         return {"exact": exact, "sampled": sampled, "empirical": self._loss_slope}[kind]
 
     def _eigenbases(self, directions: Directions) -> list[tuple[Tensor, Tensor]]:
         """Eigenvectors of B `[o, o]` and of A `[i, i]`, each layer's."""
-        sums: list[tuple[Tensor, Tensor]] = []
-        for _, inputs, slopes in self._along(directions):
+
+        def of(inputs: list[Tensor], slopes: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
             flat = [(b.flatten(0, 2), a.flatten(0, 1)) for a, b in zip(inputs, slopes, strict=True)]
-            grams = [(b.T @ b, a.T @ a) for b, a in flat]
+            return [(b.T @ b, a.T @ a) for b, a in flat]
+
+        sums: list[tuple[Tensor, Tensor]] = []
+        for grams in self._along(directions, of):
             for (of_b, of_a), (b, a) in zip(sums or [], grams, strict=bool(sums)):
                 of_b += b
                 of_a += a
@@ -202,47 +204,79 @@ class EKFAC:
 
     def _measured(self, directions: Directions) -> Tensor:
         """Λ of all layers in a row: mean squares of gradients in the eigenbases."""
-        made = [a.new_zeros(b.shape[0], a.shape[0]) for b, a in self._bases]
-        for _, inputs, slopes in self._along(directions):
-            for total, a, b, (basis_b, basis_a) in zip(made, inputs, slopes, self._bases, strict=True):
+
+        def squares(inputs: list[Tensor], slopes: list[Tensor]) -> list[Tensor]:
+            found = []
+            for a, b, (basis_b, basis_a) in zip(inputs, slopes, self._bases, strict=True):
                 a, b = a @ basis_a, b @ basis_b
                 if a.shape[1] == 1:  # the square of a single outer product is the outer product of squares
-                    total += b.square().sum((0, 2)).T @ a.squeeze(1).square()
+                    found.append(b.square().sum((0, 2)).T @ a.squeeze(1).square())
                 else:
+                    total = a.new_zeros(b.shape[-1], a.shape[-1])
                     for one in b:
                         total += (one.mT @ a).square().sum(0)
+                    found.append(total)
+            return found
+
+        made = [a.new_zeros(b.shape[0], a.shape[0]) for b, a in self._bases]
+        for found in self._along(directions, squares):
+            for total, part in zip(made, found, strict=True):
+                total += part
         return torch.cat([total.reshape(-1) for total in made]) / (len(self._train[1]) * len(self._states))
 
-    def _along(self, directions: Directions) -> Iterator[tuple[slice, list[Tensor], list[Tensor]]]:
+    def _along(self, directions: Directions, use: Callable[[list[Tensor], list[Tensor]], T]) -> Iterator[T]:
         """`_recorded` of the training examples at every state; the last stays in the module."""
+        x, y = self._train
         for state in self._states:
             self._flat.load(state)
-            yield from self._recorded(*self._train, directions)
+            labels = self._drawn(x) if self._sampled else y
+            for _, made in self._recorded(x, labels, directions, use):
+                yield made
 
-    def _rotated(self, x: Tensor, y: Tensor, direction: Directions) -> Iterator[tuple[slice, Tensor]]:
-        """Gradients in the eigenbases by chunks `[chunk, p]`."""
-        for part, inputs, slopes in self._recorded(x, y, direction):
+    def _drawn(self, x: Tensor) -> Tensor:
+        """A label of each example from the model; all at once, so that chunks may be of any size."""
+
+        def probabilities(part: slice) -> Tensor:
+            return torch.softmax(self._module(x[part]), 1)
+
+        with torch.no_grad():
+            p = torch.cat([found for _, found in halving.each(probabilities, len(x), _FORWARD)])
+        return torch.multinomial(p, 1, generator=self._generator).squeeze(1)
+
+    def _rotated(
+        self, x: Tensor, y: Tensor, direction: Directions, use: Callable[[Tensor], T]
+    ) -> Iterator[tuple[slice, T]]:
+        """What `use` makes of gradients in the eigenbases, by chunks `[chunk, p]`."""
+
+        def rotate(inputs: list[Tensor], slopes: list[Tensor]) -> T:
             pieces = []
             for a, b, (basis_b, basis_a) in zip(inputs, slopes, self._bases, strict=True):
                 pieces.append(((b[0] @ basis_b).mT @ (a @ basis_a)).flatten(1))
-            yield part, torch.cat(pieces, 1)
+            return use(torch.cat(pieces, 1))
+
+        return self._recorded(x, y, direction, rotate)
 
     def _recorded(
-        self, x: Tensor, y: Tensor, directions: Directions
-    ) -> Iterator[tuple[slice, list[Tensor], list[Tensor]]]:
-        """Each layer's inputs `[n, t, i]` and slopes `[K, n, t, o]`, a chunk of examples at a time.
+        self, x: Tensor, y: Tensor, directions: Directions, use: Callable[[list[Tensor], list[Tensor]], T]
+    ) -> Iterator[tuple[slice, T]]:
+        """What `use` makes of each layer's inputs `[n, t, i]` and slopes `[K, n, t, o]`, a chunk of examples at a time.
 
-        t counts positions, of all calls of the layer in a forward pass.
+        t counts positions, of all calls of the layer in a forward pass. `use` is called again with half as many
+        examples where memory runs out, so it must not add anything up.
         """
-        step, at = 1, 0
-        while at < len(y):
-            part = slice(at, min(at + step, len(y)))
-            inputs, slopes = self._record(x[part], y[part], directions)
-            yield part, inputs, slopes
-            if at == 0:  # what one example takes says how many can be held
-                held = sum(a.numel() + b.numel() for a, b in zip(inputs, slopes, strict=True))
-                step = max(1, _CHUNK_BYTES // (4 * (held + 2 * sum(self.sizes))))
-            at = part.stop
+        held = 0
+
+        def work(start: int, stop: int) -> T:
+            nonlocal held
+            inputs, slopes = self._record(x[start:stop], y[start:stop], directions)
+            held = sum(a.numel() + b.numel() for a, b in zip(inputs, slopes, strict=True))
+            return use(inputs, slopes)
+
+        if len(y):
+            yield slice(0, 1), work(0, 1)  # what one example takes says how many can be held
+        step = max(1, _CHUNK_BYTES // (4 * (held + 2 * sum(self.sizes))))
+        for part, made in halving.each(lambda part: work(part.start + 1, part.stop + 1), len(y) - 1, step):
+            yield slice(part.start + 1, part.stop + 1), made
 
     def _record(self, x: Tensor, y: Tensor, directions: Directions) -> tuple[list[Tensor], list[Tensor]]:
         calls: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self._layers]

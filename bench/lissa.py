@@ -48,12 +48,12 @@ class Series:
         """Refuse what makes no series.
 
         Raises:
-            InputError: a number that is not above 0.
+            InputError: a number that is not above 0, or not finite.
         """
         for name in ("scale", "depth", "batch", "repeats"):
             value = getattr(self, name)
-            if value != "auto" and not value > 0:
-                raise InputError(f"{name} of LiSSA is {value}: it must be above 0")
+            if value != "auto" and not 0 < value < math.inf:
+                raise InputError(f"{name} of LiSSA is {value}: it must be above 0, and finite")
 
     def terms(self, scale: float, ridge: float) -> int:
         """Terms of the series: (1 − ridge/scale)^terms is what is left of a direction without curvature."""

@@ -25,7 +25,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from bench.task import Task
+    from bench.task import Task, TrainedOn
 
 __all__ = ["Chosen", "Method", "Needs", "by_default", "check", "chosen", "distinct", "names"]
 
@@ -42,7 +42,9 @@ class Needs:
         fit_rows: at least so many rows of the ground truth to fit on.
         tune_rows: at least so many rows to choose hyper-parameters on.
         max_parameters: the largest model it can work on; None for any.
-        checkpoints: so many models trained on the full set.
+        checkpoints: so many trained models.
+        trained_on: what these have seen: `all` examples, or each a random one of `subsets`.
+        single_model: how many they are by the protocol `single-model`, where that differs; None where it does not.
         plain_sgd: a recipe whose training run can be differentiated: steps of SGD on unaugmented batches.
         packages: optional packages as pip knows them, with their bounds, such as "kronfluence>=1.0".
         extra: the project's extra that installs them, for the sentence that says what is missing.
@@ -52,6 +54,8 @@ class Needs:
     tune_rows: int = 0
     max_parameters: int | None = None
     checkpoints: int = 0
+    trained_on: TrainedOn = "all"
+    single_model: int | None = None
     plain_sgd: bool = False
     packages: tuple[str, ...] = ()
     extra: str = ""
@@ -61,12 +65,14 @@ class Method(ABC):
     """A training-data attribution method.
 
     Attributes:
+        units: what numbers of a parameter are multiples of, such as {"damping": "the mean diagonal of the kernel"}.
         variants: the parameters that a run of every method tries, one row of the table each.
         default: whether a run without `--method` tries it too; False for what takes minutes, or an extra.
         citation: where it was published: authors, year, title.
         growth: how its cost grows, in words, such as "checkpoints × n_train × parameters".
     """
 
+    units: ClassVar[Mapping[str, str]] = {}
     variants: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     default: ClassVar[bool] = True
     citation: ClassVar[str] = ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import hashing
+from bench import hashing, returned
 from bench.errors import BenchError, InputError
 from bench.interop import score_matrix
 from bench.interop.options import ORIENTATIONS
@@ -157,6 +157,10 @@ def _chosen(name: str, path: Path, given: dict[str, str], own: set[str]) -> Chos
     parameters |= {"orientation": orientation, "sign": sign}
     if values.ndim != 2:
         raise InputError(f"{path} has shape {list(values.shape)}, where [{orientation}] is needed")
+    try:
+        returned.as_floats(values[:0])
+    except InputError as error:
+        raise InputError(f"--scores: {path} cannot be scored, since {error}") from error
     file = _File(path, parameters["sha256"], orientation, sign, origin is not None, remarks)
     return Chosen(name, Precomputed(file), parameters, str(path))
 

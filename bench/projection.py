@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench import factors, gradients
+from bench import factors, gradients, halving
 from bench.errors import InputError
 from bench.gradients import Examples
 from bench.kernels.project import scatter, scatter_outer
@@ -106,8 +106,11 @@ class Projection:
         parameters, signs = (tensor.to(g.device) for tensor in self._gathering)
         signs, made = signs.to(g.dtype), g.new_empty(len(g), self.dim)
         step = max(1, _CHUNK_BYTES // (g.element_size() * parameters.numel()))
-        for at in range(0, len(g), step):
-            torch.sum(g[at : at + step][:, parameters].mul_(signs), -1, out=made[at : at + step])
+
+        def gather(part: slice) -> None:
+            torch.sum(g[part][:, parameters].mul_(signs), -1, out=made[part])
+
+        halving.through(gather, len(g), step)
         return made
 
     def folded(self, sums: NDArray[np.float32]) -> Tensor:
@@ -143,7 +146,12 @@ def features(flat: Flat, vector: Tensor, examples: Examples, projection: Project
             start += one.size
         made[part] = projection.folded(sums)
 
-    chunks = list(gradients.slices(flat, vector, examples, _CHUNK_BYTES, dense=1, at_most=_CHUNK))
+    step = gradients.room(flat, vector, examples, _CHUNK_BYTES, dense=1, at_most=_CHUNK)
+
+    def chunk(start: int) -> None:
+        count = min(step, len(examples) - start)
+        halving.through(lambda part: work(slice(start + part.start, start + part.stop)), count, count)
+
     with one_torch_thread(), ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, chunks))
+        list(pool.map(chunk, range(0, len(examples), step)))
     return made

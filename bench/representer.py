@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench import converged
+from bench import converged, halving
 from bench.errors import InputError
 from bench.outputs import margins
 from bench.recipes import Output
@@ -35,13 +35,15 @@ def features(module: nn.Module, x: Tensor) -> Tensor:
         raise InputError("the model has no linear layer, and representer points are about the last one")
     seen: list[Tensor] = []
     handle = layers[-1].register_forward_hook(lambda _, given, __: seen.append(given[0].detach()))
-    made = []
+
+    def of(part: slice) -> Tensor:
+        seen.clear()
+        module(x[part])
+        return torch.stack(seen).mean(0)
+
     try:
         with torch.no_grad():
-            for part in x.split(_BATCH):
-                seen.clear()
-                module(part)
-                made.append(torch.stack(seen).mean(0))
+            made = [found for _, found in halving.each(of, len(x), _BATCH)]
     finally:
         handle.remove()
     return converged.with_one(torch.cat(made))

@@ -53,7 +53,14 @@ class RowView:
         if bits is not None:
             self.shape, self.dtype = (*self.shape[:-1], bits), np.dtype(np.bool_)
         self.name = str(getattr(array, "filename", "array"))
-        self._array, self.row_numbers, self._bits = array, row_numbers, bits
+        self.row_numbers = row_numbers = row_numbers.copy()
+        row_numbers.setflags(write=False)
+
+        def read(rows: slice | NDArray[np.intp]) -> NDArray[Any]:
+            found = np.asarray(array[row_numbers[rows]])
+            return found if bits is None else np.unpackbits(found, axis=-1, count=bits).view(np.bool_)
+
+        self._read = read  # a function: no attribute leads from the view to the array's other rows
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -61,5 +68,4 @@ class RowView:
 
     def __getitem__(self, rows: slice | NDArray[np.intp]) -> NDArray[Any]:
         """Copies of some of the rows."""
-        found = np.asarray(self._array[self.row_numbers[rows]])
-        return found if self._bits is None else np.unpackbits(found, axis=-1, count=self._bits).view(np.bool_)
+        return self._read(rows)

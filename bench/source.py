@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
-from bench import gradients
+from bench import gradients, halving
 from bench.errors import InputError
 from bench.influence import effects, gauss_newton
 from bench.kfac import EKFAC
@@ -162,12 +162,16 @@ def scores(
         recipe: weight decay and label smoothing.
         output: the margin that scores predict.
     """
-    made = end.new_zeros(len(train[1]), len(test[1]))
-    step = max(1, _TARGET_BYTES // (end.element_size() * flat.n_parameters))
-    for at in range(0, len(test[1]), step):
-        some = slice(at, at + step)
+    made = end.new_empty(len(train[1]), len(test[1]))
+
+    def of_targets(some: slice) -> None:
         a = gradients.stacked(flat, end, test[0][some], test[1][some], "margin", output)
+        total = end.new_zeros(len(train[1]), len(a))
         for one, u in walked_back(segments, a, recipe.weight_decay):
             for state in one.states:
-                made[:, some] += effects(flat, state, train, u, recipe.label_smoothing) / len(one.states)
+                total += effects(flat, state, train, u, recipe.label_smoothing) / len(one.states)
+        made[:, some] = total
+
+    step = max(1, _TARGET_BYTES // (end.element_size() * flat.n_parameters))
+    halving.through(of_targets, len(test[1]), step, "targets")
     return made

@@ -184,7 +184,7 @@ class GroundTruth:
             and index[-1] - index[0] == len(index) - 1
             and (np.diff(index) == 1).all()
         ):
-            at = slice(int(index[0]), int(index[-1]) + 1)  # of a memmap this reads nothing yet
+            at = slice(int(index[0]), int(index[-1]) + 1)
         subset = (
             np.asarray(self._needed().subset_of_row, np.int64)[index] if imported is None else imported.subset(index)
         )
@@ -192,8 +192,8 @@ class GroundTruth:
         if as_stored and not isinstance(at, slice):
             masks, values = RowView(self.masks, index), RowView(self.margins, index)
             return Rows(index, cast(Any, masks), cast(Any, values), subset, train)
-        margins = np.asarray(self.margins[at], None if as_stored else np.float32)
-        made = Rows(index, np.asarray(self.masks[at]), margins, subset, train)
+        margins = np.asarray(_part(self.margins, at), None if as_stored else np.float32)
+        made = Rows(index, np.asarray(_part(self.masks, at)), margins, subset, train)
         for value in (made.masks, made.margins, made.subset):
             value.setflags(write=False)
         return made
@@ -202,6 +202,19 @@ class GroundTruth:
         shape, dtype = self.schema[name]
         array = _array(self.path, name, len(shape) + 1, np.dtype(dtype).kind)
         return RowView(array, index, self.n_of(name) if name in BITS else None)
+
+
+def _part(array: NDArray[Any], at: Any) -> NDArray[Any]:
+    """Some rows: a copy, or of neighbours (a slice) a map of these alone, which reads nothing yet.
+
+    A view of the whole map would not do for methods, since its `base` has the rows that judge.
+    """
+    if not isinstance(at, slice):
+        return np.asarray(array[at])
+    name, row = getattr(array, "filename", None), array[0].nbytes
+    if not isinstance(array, np.memmap) or name is None or not row or not array.flags.c_contiguous:
+        return np.array(array[at])
+    return np.memmap(name, array.dtype, "r", array.offset + at.start * row, (at.stop - at.start, *array.shape[1:]))
 
 
 def _bits(packed: NDArray[Any], count: int) -> NDArray[np.bool_]:

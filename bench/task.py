@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -13,17 +12,18 @@ import numpy as np
 
 from bench.absent import Absent
 from bench.errors import BenchError, EvalRowError, InputError
-from bench.guard import Guard
+from bench.lent import Lent
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from bench.access import Access
     from bench.checkpoints import Pool
     from bench.datasets import Data, Setting
     from bench.models import Flat
     from bench.recipes import Output
-    from bench.store import GroundTruth, Rows
+    from bench.rows import Rows
     from bench.subsets import Protocol
     from bench.train import Trainer, TrainingRun
     from bench.trajectory import Trajectory
@@ -69,46 +69,6 @@ class Search:
     tried: dict[str, float | None]
 
 
-@dataclass(frozen=True)
-class Access:
-    """Who may see which rows of a ground truth."""
-
-    truth: GroundTruth
-    fit: NDArray[np.int64]
-    tune: NDArray[np.int64]
-    eval: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        """Refuse groups that share a row or a mask; of an imported store the import has done so.
-
-        Raises:
-            EvalRowError: two groups have a row, or a mask, in common.
-        """
-        if self.truth.imported is not None:
-            return
-        seen: dict[bytes, tuple[str, int]] = {}
-        for name, index in (("eval", self.eval), ("tune", self.tune), ("fit", self.fit)):
-            for row in index:
-                packed = hashlib.blake2b(np.packbits(self.truth.masks[row]).data, digest_size=16).digest()
-                owner, first = seen.setdefault(packed, (name, int(row)))
-                if owner != name:
-                    raise EvalRowError(
-                        f"{self.truth.path}: {name} row {row} has the same subset as {owner} row {first}; "
-                        "fit, tune and eval rows must not mix, so train with another --seed or more examples"
-                    )
-
-
-def _read_only(data: Data) -> Data:
-    """Views that cannot be written through: the next method must find the same examples."""
-    if isinstance(data, Absent):
-        return data
-    views = {}
-    for name in ("train_x", "train_y", "test_x", "test_y"):
-        views[name] = getattr(data, name).view()
-        views[name].setflags(write=False)
-    return replace(data, **views)
-
-
 def _text(label: object) -> str:
     return f"{label:g}" if isinstance(label, float) else str(label)
 
@@ -117,7 +77,8 @@ class Task:
     """The one argument of `Method.attribute`.
 
     Attributes:
-        setting: dataset, model, recipe; data: the examples (`train_x`, `train_y`, `test_x`, `test_y`).
+        setting: dataset, model, recipe; data: the examples (`train_x`, `train_y`, `test_x`, `test_y`), as copies that
+            must not be written all the same: a method that does so fails.
         output: the model output that scores must predict, `logsumexp` or `max` margin.
         alpha: kept fraction of the subsets that judge.
         device: torch device to work on.
@@ -141,7 +102,9 @@ class Task:
         seed: np.random.SeedSequence,
         cache: Path,
     ) -> None:
-        self.setting, self.data, self.output, self.alpha, self.cache = setting, _read_only(data), output, alpha, cache
+        self.setting, self.output, self.alpha, self.cache = setting, output, alpha, cache
+        self._lent = None if isinstance(data, Absent) else Lent.of(data)
+        self.data: Data = data if self._lent is None else self._lent
         self.rng = np.random.default_rng(seed)
         self.seed = int(seed.generate_state(1, np.uint32)[0] >> 1)
         self.usage = Usage()
@@ -149,7 +112,8 @@ class Task:
         self.notes: list[str] = []
         self.searches: list[Search] = []
         self.kept: dict[str, NDArray[Any]] = {}
-        self._access, self._trainer, self._pool = access, trainer, pool
+        self._trainer, self._pool = trainer, pool
+        self._fit, self._tune, self._read, self._seconds_per_row = access.fit, access.tune, access.reader(), access.cost
         self._given: dict[str, Rows] = {}
 
     @property
@@ -181,17 +145,17 @@ class Task:
     @property
     def fit(self) -> Rows:
         """The rows to fit on: `.masks` bool `[m, n_train]`, `.margins` float32 `[m, n_targets]`; read-only."""
-        return self._group("fit", self._access.fit)
+        return self._group("fit", self._fit)
 
     @property
     def fit_as_stored(self) -> Rows:
         """The fit rows for methods that read them by chunks, `rows.masks[a:b]`: nothing is read or converted before."""
-        return self._group("fit as stored", self._access.fit, as_stored=True)
+        return self._group("fit as stored", self._fit, as_stored=True)
 
     @property
     def tune(self) -> Rows:
         """The rows to choose hyper-parameters on; disjoint from `fit`, in masks and in models."""
-        return self._group("tune", self._access.tune)
+        return self._group("tune", self._tune)
 
     def rows(self, index: Iterable[int]) -> Rows:
         """Some fit or tune rows by number.
@@ -203,16 +167,7 @@ class Task:
         numbers = np.asarray(list(index))
         if len(numbers) and numbers.dtype.kind not in "iu":
             raise InputError(f"rows are asked for by number, not by {numbers.dtype}")
-        wanted = numbers.astype(np.int64)
-        allowed = np.concatenate([self._access.fit, self._access.tune])
-        touched = np.intersect1d(wanted, self._access.eval)
-        if len(touched):
-            self.refused = f"it asked for row {touched[0]}, which judges"
-            raise EvalRowError(self.refused)
-        unknown = np.setdiff1d(wanted, allowed)
-        if len(unknown):
-            raise InputError(f"there is no fit or tune row {unknown[0]}: task.fit.index and task.tune.index list them")
-        return self._charged(wanted)
+        return self._charged(numbers.astype(np.int64))
 
     def checkpoints(self, count: int) -> list[torch.nn.Module]:
         """`count` models trained on the full training set by the setting's recipe, each from a seed of its own."""
@@ -317,9 +272,9 @@ class Task:
         self.searches.append(Search(what, _text(best[1]), tried))
         return best[1], best[2]
 
-    def guarded(self) -> Guard:
-        """Context in which opening the ground truth's files is noticed and refused."""
-        return Guard(self._access.truth.path)
+    def changed(self) -> list[str]:
+        """Which arrays of `data` were written to."""
+        return [] if self._lent is None else self._lent.changed()
 
     def _group(self, name: str, index: NDArray[np.int64], *, as_stored: bool = False) -> Rows:
         if name not in self._given:
@@ -327,12 +282,12 @@ class Task:
         return self._given[name]
 
     def _charged(self, index: NDArray[np.int64], *, as_stored: bool = False) -> Rows:
-        with Guard.lifted():
-            rows = self._access.truth.rows(index, as_stored=as_stored)
+        try:
+            rows = self._read(index, as_stored)
+        except EvalRowError as error:
+            self.refused = str(error)
+            raise
         new = set(index.tolist()) - self.usage.rows
         self.usage.rows |= new
-        meta = self._access.truth.meta
-        if meta is not None:
-            per_row = sum(b.seconds for b in meta.blocks) / max(1, sum(b.stop - b.start for b in meta.blocks))
-            self.usage.train_seconds += per_row * len(new)
+        self.usage.train_seconds += self._seconds_per_row * len(new)
         return rows

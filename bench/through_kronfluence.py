@@ -7,6 +7,7 @@ convolutional layers, with labels of F drawn from the model.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from bench import halving
 from bench.outputs import margins
 from bench.recipes import Output
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from bench.task import Task
 
 Strategy = Literal["kfac", "ekfac"]
-DAMPINGS = (0.001, 0.01, 0.1, 1.0, 10.0)
+DAMPINGS: tuple[float | str, ...] = ("library", 0.001, 0.01, 0.1, 1.0, 10.0)
 BATCH = 512
 _QUERY_BYTES = 2**30
 
@@ -39,18 +41,14 @@ _QUERY_BYTES = 2**30
 class _Classification(KronfluenceTask):  # type: ignore[misc]  # the package has no types
     """The package's description of what is trained and what is measured."""
 
-    def __init__(self, output: Output, smoothing: float, generator: torch.Generator) -> None:
-        self.output, self.smoothing, self.generator = output, smoothing, generator
+    def __init__(self, output: Output, smoothing: float) -> None:
+        self.output, self.smoothing = output, smoothing
 
     def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> torch.Tensor:
-        """Sum of the losses; with labels drawn from the model where `sample`."""
+        """Sum of the losses; where `sample`, labels are drawn ones, which need no smoothing."""
         x, y = batch
-        logits = model(x)
-        if not sample:
-            return F.cross_entropy(logits, y, reduction="sum", label_smoothing=self.smoothing)
-        with torch.no_grad():
-            drawn = torch.multinomial(torch.softmax(logits, 1), 1, generator=self.generator).squeeze(1)
-        return F.cross_entropy(logits, drawn, reduction="sum")
+        smoothing = 0.0 if sample else self.smoothing
+        return F.cross_entropy(model(x), y, reduction="sum", label_smoothing=smoothing)
 
     def compute_measurement(self, batch: Any, model: nn.Module) -> torch.Tensor:
         """Minus the sum of the margins: an example that raises a margin then has a positive score."""
@@ -74,15 +72,17 @@ def attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float |
 
 
 def _attribute(task: Task, strategy: Strategy, checkpoints: int, damping: float | str) -> NDArray[np.float32]:
+    def scores_at(one: Analysis, damping: float | str) -> NDArray[np.float32]:
+        library = ScoreArguments().damping_factor
+        return one.scores(library if damping == "library" else float(damping) * one.mean_eigenvalue)
+
     total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
     for number, model in enumerate(task.checkpoints(checkpoints)):
         one = Analysis(task, model, strategy, f"{strategy}-{number}")
         if damping == "tune":
-            damping, scores = task.choose((d, one.scores(d * one.mean_eigenvalue)) for d in DAMPINGS)
-        elif damping == "library":
-            scores = one.scores(ScoreArguments().damping_factor)
+            damping, scores = task.choose((d, scores_at(one, d)) for d in DAMPINGS)
         else:
-            scores = one.scores(float(damping) * one.mean_eigenvalue)
+            scores = scores_at(one, damping)
         total += scores / checkpoints
     return total
 
@@ -100,26 +100,47 @@ class Analysis:
 
     def __init__(self, task: Task, model: nn.Module, strategy: Strategy, name: str, *, empirical: bool = False) -> None:
         self._train, self._test = (TensorDataset(*(t.cpu() for t in task.inputs(part))) for part in ("train", "test"))
-        generator = torch.Generator(task.device).manual_seed(task.seed)
-        about = _Classification(task.output, task.setting.recipe.label_smoothing, generator)
+        self._model, self._name, self._device, self._cache = model, name, task.device, task.cache
+        self._about = _Classification(task.output, task.setting.recipe.label_smoothing)
         _know_subclasses(model)
-        self._analyzer = Analyzer(
-            name,
-            prepare_model(model, about),
-            about,
-            cpu=task.device.type == "cpu",
-            disable_tqdm=True,
-            output_dir=str(Path(task.cache)),
-        )
         self._n_parameters = sum(p.numel() for p in model.parameters())
         self.strategy: Strategy = strategy
-        self._analyzer.fit_all_factors(
-            "factors",
-            self._train,
-            per_device_batch_size=min(BATCH, len(self._train)),
-            factor_args=FactorArguments(strategy=strategy, use_empirical_fisher=empirical),
-            overwrite_output_dir=True,
+        arguments = FactorArguments(strategy=strategy, use_empirical_fisher=empirical)
+        generator = torch.Generator(task.device).manual_seed(task.seed)
+        first, second = (self._train if empirical else self._drawn(generator) for _ in range(2))
+
+        def fit(batch: int) -> Analyzer:
+            made = self._opened()
+            how = {"per_device_batch_size": batch, "overwrite_output_dir": True}
+            made.fit_covariance_matrices("factors", first, factor_args=arguments, **how)
+            made.perform_eigendecomposition("factors", factor_args=arguments, overwrite_output_dir=True)
+            made.fit_lambda_matrices("factors", second, factor_args=arguments, **how)
+            return made
+
+        self._analyzer, self._batch = halving.whole(fit, min(BATCH, len(self._train)))
+
+    def _opened(self) -> Analyzer:
+        """With a model of its own: one that ran out of memory half way is left with hooks in it."""
+        return Analyzer(
+            self._name,
+            prepare_model(copy.deepcopy(self._model), self._about),
+            self._about,
+            cpu=self._device.type == "cpu",
+            disable_tqdm=True,
+            output_dir=str(Path(self._cache)),
         )
+
+    def _drawn(self, generator: torch.Generator) -> TensorDataset:
+        """The training examples with labels drawn from the model; beforehand, so that batches may be of any size."""
+        x = self._train.tensors[0]
+
+        def probabilities(part: slice) -> torch.Tensor:
+            return torch.softmax(self._model(x[part].to(self._device)), 1)
+
+        with torch.no_grad():
+            p = torch.cat([found for _, found in halving.each(probabilities, len(x), BATCH)])
+        drawn = [torch.multinomial(some, 1, generator=generator).squeeze(1) for some in p.split(BATCH)]
+        return TensorDataset(x, torch.cat(drawn).cpu())
 
     @property
     def mean_eigenvalue(self) -> float:
@@ -136,16 +157,23 @@ class Analysis:
 
     def scores(self, damping_factor: float | None) -> NDArray[np.float32]:
         """Scores `[n_train, n_targets]` per training example of the mean loss, with an absolute damping."""
-        self._analyzer.compute_pairwise_scores(
-            "scores",
-            "factors",
-            self._test,
-            self._train,
-            per_device_query_batch_size=min(len(self._test), max(1, _QUERY_BYTES // (4 * self._n_parameters))),
-            per_device_train_batch_size=min(BATCH, len(self._train)),
-            score_args=ScoreArguments(damping_factor=damping_factor),
-            overwrite_output_dir=True,
-        )
+        whole, queries = self._batch, min(len(self._test), max(1, _QUERY_BYTES // (4 * self._n_parameters)))
+
+        def score(batch: int) -> None:
+            if batch < whole:
+                self._analyzer = self._opened()
+            self._analyzer.compute_pairwise_scores(
+                "scores",
+                "factors",
+                self._test,
+                self._train,
+                per_device_query_batch_size=max(1, queries * batch // whole),
+                per_device_train_batch_size=batch,
+                score_args=ScoreArguments(damping_factor=damping_factor),
+                overwrite_output_dir=True,
+            )
+
+        halving.whole(score, whole)
         made: NDArray[np.float32] = self._analyzer.load_pairwise_scores("scores")["all_modules"].T.numpy()
         return made / np.float32(len(self._train))
 

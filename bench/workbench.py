@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +14,19 @@ import numpy as np
 
 from bench import halving, hashing, launch, packages
 from bench.absent import Absent
+from bench.access import Access
 from bench.checkpoints import Pool
 from bench.cost import Meter, metered
-from bench.errors import BenchError, EvalRowError, InputError, UnmetError
+from bench.errors import BenchError, ChangedError, EvalRowError, InputError, UnmetError
+from bench.guard import Guard
 from bench.methods import Chosen
+from bench.process import process_as_it_was
 from bench.progress import Progress
 from bench.results import Cost, SearchRow
 from bench.returned import check_scores
 from bench.score_files import Attribution
 from bench.store import GroundTruth
-from bench.task import Access, Task
+from bench.task import Task
 from bench.wording import counted, either
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Bench:
 
         Raises:
             Exception: whatever the method raises.
-            BenchError: its scores have another shape, are not numbers, or it touched a row that judges.
+            BenchError: its scores have another shape, are not numbers, or it touched a row that judges, or examples.
         """
         returned, task, meter, kept = self.call(one)
         checked = check_scores(returned, self.data.n_train, self.data.n_targets)
@@ -182,10 +182,12 @@ class Bench:
         Raises:
             Exception: whatever the method raises.
             EvalRowError: it touched a row that judges.
+            ChangedError: it wrote to the examples. Those of others are as they were.
         """
         with tempfile.TemporaryDirectory(prefix="bench-") as cache:
             task = self.task(one, Path(cache))
-            with _process_as_it_was(), metered() as meter, task.guarded() as guard, halving.told(task.note):
+            guard = Guard(self.truth.path)
+            with process_as_it_was(), metered() as meter, guard, halving.told(task.note):
                 try:
                     scores = one.method.attribute(task)
                 finally:
@@ -193,25 +195,8 @@ class Bench:
                     refused = task.refused or opened
                     if refused:
                         raise EvalRowError(f"refused: {refused}; only task.fit and task.tune may be used")
+            if changed := task.changed():
+                names = " and ".join(f"task.data.{name}" for name in changed)
+                raise ChangedError(f"it changed {names}, which a method must leave as it is: work on a copy")
             kept = sum(f.stat().st_size for f in Path(cache).rglob("*") if f.is_file())
         return scores, task, meter, kept
-
-
-@contextmanager
-def _process_as_it_was() -> Iterator[None]:
-    """Put back what a method may have changed for those after it: working directory, torch's threads and types."""
-    import torch
-
-    folder, threads, dtype, grad = (
-        Path.cwd(),
-        torch.get_num_threads(),
-        torch.get_default_dtype(),
-        torch.is_grad_enabled(),
-    )
-    try:
-        yield
-    finally:
-        os.chdir(folder)
-        torch.set_num_threads(threads)
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(grad)

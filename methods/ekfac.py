@@ -2,8 +2,8 @@
 
 George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis"; Grosse et al.
 (2023), "Studying large language model generalization with influence functions". `damping` is relative to the mean
-eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of five on the tune rows, at the first
-checkpoint. `ekfac-direct` is the same estimator written out.
+eigenvalue; `library` is the package's default, 1e-8 absolute; `tune` the best of it and of five more on the tune rows,
+at the first checkpoint. `ekfac-direct` is the same estimator written out.
 """
 
 from typing import Literal
@@ -11,12 +11,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.kfac import check_damping
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 
 class EKFAC(Method):
+    units = {"damping": "the mean eigenvalue over all layers"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (
@@ -26,7 +27,8 @@ class EKFAC(Method):
     growth = "checkpoints × (layer widths³ + n_train × n_targets × parameters)"
 
     def __init__(self, checkpoints: int = 3, damping: float | Literal["library", "tune"] = "library") -> None:
-        check_damping(damping)
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping = checkpoints, damping
 
     @property

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.kfac import EKFAC, check_damping
+from bench.kfac import EKFAC
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task, TrainedOn
 
 DAMPINGS = (0.0, 0.01, 0.1, 1.0, 10.0)  # 0 is weight decay alone
 
 
 class DirectEKFAC(Method):
+    units = {"damping": "the mean eigenvalue of each layer"}
     variants = ({}, {"damping": "tune"}, {"damping": "tune", "trained_on": "subsets"})
     citation = (
         'George et al. (2018), "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis"; '
@@ -36,12 +38,14 @@ class DirectEKFAC(Method):
         fisher: Literal["exact", "sampled"] = "exact",
         trained_on: TrainedOn = "all",
     ) -> None:
-        check_damping(damping)
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.fisher, self.trained_on = checkpoints, damping, fisher, trained_on
 
     @property
     def needs(self) -> Needs:
-        return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
+        tuned = 2 if self.damping == "tune" else 0
+        return Needs(tune_rows=tuned, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe = task.setting.recipe

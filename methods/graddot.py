@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bench.gradients import Examples, products
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 
@@ -16,6 +17,7 @@ class GradDot(Method):
     growth = "checkpoints × n_train × n_targets × parameters"
 
     def __init__(self, checkpoints: int = 5) -> None:
+        at_least(1, checkpoints=checkpoints)
         self.checkpoints = checkpoints
 
     @property

@@ -23,6 +23,7 @@ COPIES = 5  # of the kernel at once, at most: itself, its temporaries, and float
 
 
 class GradientKernel(Method):
+    units = {"damping": "the mean diagonal of the kernel of gradients, ΦᵀWΦ"}
     variants = (
         {},
         {"damping": "tune"},
@@ -44,8 +45,7 @@ class GradientKernel(Method):
 
     @property
     def needs(self) -> Needs:
-        tuned = self.estimator.damping == "tune"
-        return Needs(tune_rows=2 if tuned else 0, checkpoints=self.estimator.checkpoints)
+        return self.estimator.needs
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         n = task.data.n_train

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from bench import influence
 from bench.influence import Influence
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task, TrainedOn
 
 
 class ExplicitInfluence(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"}, {"trained_on": "subsets"})
     citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'
     growth = "checkpoints × (parameters³ + (n_train + n_targets) × parameters²)"
@@ -31,12 +33,14 @@ class ExplicitInfluence(Method):
         damping: float | Literal["early-stopping", "tune"] = "early-stopping",
         trained_on: TrainedOn = "all",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.trained_on = checkpoints, damping, trained_on
 
     @property
     def needs(self) -> Needs:
         tuned = 2 if self.damping == "tune" else 0
-        return Needs(tune_rows=tuned, max_parameters=20_000, checkpoints=self.checkpoints)
+        return Needs(tune_rows=tuned, max_parameters=20_000, checkpoints=self.checkpoints, trained_on=self.trained_on)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, damping = task.setting.recipe, self.damping

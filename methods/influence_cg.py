@@ -9,21 +9,24 @@ products with one vector, are taken out of it: on digits/mlp 3 iterations are le
 definite away from a minimum, and may need more damping.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import conjugate_gradient, gradients, influence, lanczos
+from bench import conjugate_gradient, gradients, halving, influence, lanczos
 from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
+from bench.parameters import above, at_least
 from bench.task import Task
 
 STATE_BYTES = 2**30  # of the vectors of the targets that are solved at a time
 
 
 class InfluenceCg(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = 'Koh and Liang (2017), "Understanding black-box predictions via influence functions"'
@@ -38,6 +41,9 @@ class InfluenceCg(Method):
         iterations: int = 500,
         deflate: int = 100,
     ) -> None:
+        at_least(1, checkpoints=checkpoints, iterations=iterations)
+        at_least(0, damping=damping, deflate=deflate)
+        above(0, tolerance=tolerance)
         self.checkpoints, self.damping, self.curvature = checkpoints, damping, curvature
         self.tolerance, self.iterations, self.deflate = tolerance, iterations, deflate
 
@@ -46,29 +52,37 @@ class InfluenceCg(Method):
         return Needs(tune_rows=2 if self.damping == "tune" else 0, checkpoints=self.checkpoints)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        recipe, (x, y) = task.setting.recipe, task.inputs("test")
         dampings = influence.DAMPINGS if self.damping == "tune" else (self.damping,)
         total = np.zeros((len(dampings), task.data.n_train, task.data.n_targets), np.float32)
         residual, steps = 0.0, 0
         for vector in task.checkpoint_vectors(self.checkpoints):
-            flat, train = task.flat(), task.inputs("train")
-            matrix = Curvature(flat, vector, *train, self.curvature, recipe.label_smoothing)
-            unit = matrix.mean_diagonal(task.seed)
-            shifts = [recipe.weight_decay + influence.ridge(d, unit, task) for d in dampings]
-            held = (3 + 2 * len(shifts)) * flat.n_parameters * vector.element_size()
-            start = torch.from_numpy(task.rng.standard_normal(flat.n_parameters)).to(vector)
-            top = lanczos.pairs(matrix.product, start, 2 * self.deflate, self.deflate) if self.deflate else None
-            step = max(1, STATE_BYTES // held)
-            for part in (slice(at, at + step) for at in range(0, len(y), step)):
-                b = gradients.stacked(flat, vector, x[part], y[part], "margin", task.output)
-                found = conjugate_gradient.solve(matrix.product, b, shifts, self.tolerance, self.iterations, top)
-                made = influence.effects(flat, vector, train, found.x.flatten(0, 1), recipe.label_smoothing)
-                made = made.view(len(made), len(shifts), -1).transpose(0, 1)
-                total[:, :, part] += made.cpu().numpy() / self.checkpoints
-                residual, steps = max(residual, float(found.residual.max())), max(steps, found.iterations)
+            for part, (scores, left, done) in self._solved(task, vector, dampings):
+                total[:, :, part] += scores / self.checkpoints
+                residual, steps = max(residual, left), max(steps, done)
         if residual > 2 * self.tolerance:  # rounding may keep it somewhat above
             task.note(f"not converged: a relative residual of {residual:.1e} is left after {steps} iterations")
         best: NDArray[np.float32] = total[0]
         if self.damping == "tune":
             _, best = task.choose(zip(dampings, total, strict=True), "damping")
         return best
+
+    def _solved(
+        self, task: Task, vector: torch.Tensor, dampings: Sequence[influence.Damping]
+    ) -> Iterator[tuple[slice, tuple[NDArray[np.float32], float, int]]]:
+        """Some targets at a time, at one checkpoint: scores for each damping, the residual and iterations."""
+        recipe, flat, train, (x, y) = task.setting.recipe, task.flat(), task.inputs("train"), task.inputs("test")
+        matrix = Curvature(flat, vector, *train, self.curvature, recipe.label_smoothing)
+        unit = matrix.mean_diagonal(task.seed)
+        shifts = [recipe.weight_decay + influence.ridge(d, unit, task) for d in dampings]
+        start = torch.from_numpy(task.rng.standard_normal(flat.n_parameters)).to(vector)
+        top = lanczos.pairs(matrix.product, start, 2 * self.deflate, self.deflate) if self.deflate else None
+
+        def solve(part: slice) -> tuple[NDArray[np.float32], float, int]:
+            b = gradients.stacked(flat, vector, x[part], y[part], "margin", task.output)
+            found = conjugate_gradient.solve(matrix.product, b, shifts, self.tolerance, self.iterations, top)
+            made = influence.effects(flat, vector, train, found.x.flatten(0, 1), recipe.label_smoothing)
+            made = made.view(len(made), len(shifts), -1).transpose(0, 1)
+            return made.cpu().numpy(), float(found.residual.max()), found.iterations
+
+        held = (3 + 2 * len(shifts)) * flat.n_parameters * vector.element_size()
+        return halving.each(solve, len(y), max(1, STATE_BYTES // held), "targets")

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench import gradients, influence, lanczos, lissa
+from bench import gradients, halving, influence, lanczos, lissa
 from bench.curvature import Curvature, Kind
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 DAMPINGS: tuple[influence.Damping, ...] = ("early-stopping", 1.0, 3.0, 10.0)  # more damping takes fewer terms
@@ -22,6 +23,7 @@ FAR = 0.3
 
 
 class InfluenceLissa(Method):
+    units = {"damping": "the mean diagonal of the Gauss–Newton matrix"}
     variants = ({}, {"damping": "tune"})
     default = False
     citation = (
@@ -39,6 +41,8 @@ class InfluenceLissa(Method):
         repeats: int = 1,
         curvature: Kind = "gauss-newton",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, damping=damping)
         self.checkpoints, self.damping, self.curvature = checkpoints, damping, curvature
         self.series = lissa.Series(scale, depth, batch, repeats)
 
@@ -75,11 +79,13 @@ class InfluenceLissa(Method):
         start = torch.ones_like(matrix.vector)
         largest = float(lanczos.pairs(matrix.product, start, 20, 1).values[0])
         scores = np.empty((task.data.n_train, task.data.n_targets), np.float32)
-        residuals = []
-        step = max(1, STATE_BYTES // (4 * start.numel() * start.element_size()))
-        for part in (slice(at, at + step) for at in range(0, len(y), step)):
+
+        def solved(part: slice) -> torch.Tensor:
             b = gradients.stacked(flat, vector, x[part], y[part], "margin", task.output)
             found = lissa.solve(matrix.product, b, ridge, task.data.n_train, largest, self.series, task.seed)
             scores[:, part] = influence.effects(flat, vector, train, found.x, recipe.label_smoothing).cpu().numpy()
-            residuals.append(found.residual.cpu())
+            return found.residual.cpu()
+
+        step = max(1, STATE_BYTES // (4 * start.numel() * start.element_size()))
+        residuals = [found for _, found in halving.each(solved, len(y), step, "targets")]
         return scores, float(torch.cat(residuals).median())

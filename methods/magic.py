@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
 from bench.metagradient import Replay, margins_by_weights
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 KINKS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -26,6 +26,7 @@ FAR = 0.01  # a replay's end from the checkpoint
 class Magic(Method):
     variants = ({}, {"kinks": "tune"})
     default = False
+    units = {"kinks": "the root mean square of what enters a ReLU"}
     citation = 'Ilyas and Engstrom (2025), "MAGIC: Near-optimal data attribution for deep learning"'
     growth = "checkpoints × steps × batch × parameters × n_targets"
 
@@ -35,22 +36,25 @@ class Magic(Method):
         kinks: float | Literal["tune"] = 0.0,
         dtype: Literal["float32", "float64"] = "float32",
     ) -> None:
-        if checkpoints != "auto" and checkpoints < 1:
-            raise BenchError(f"the parameter checkpoints of magic is {checkpoints}: it takes at least 1")
-        if kinks != "tune" and not 0 <= kinks < float("inf"):
-            raise BenchError(f"the parameter kinks of magic is {kinks}: it is a width of at least 0, or tune")
+        at_least(1, checkpoints=checkpoints)
+        at_least(0, kinks=kinks)
         self.checkpoints, self.kinks, self.dtype = checkpoints, kinks, FLOATS[dtype]
 
     @property
     def needs(self) -> Needs:
-        models = 1 if self.checkpoints == "auto" else self.checkpoints
-        tune_rows = 2 if self.kinks == "tune" else 0
-        return Needs(plain_sgd=True, max_parameters=1_000_000, tune_rows=tune_rows, checkpoints=models)
+        models, alone = (3, 1) if self.checkpoints == "auto" else (self.checkpoints, None)
+        return Needs(
+            plain_sgd=True,
+            max_parameters=1_000_000,
+            tune_rows=2 if self.kinks == "tune" else 0,
+            checkpoints=models,
+            single_model=alone,
+        )
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
-        count, kinks = self.checkpoints, self.kinks
-        if count == "auto":
-            count = 1 if task.protocol == "single-model" else 3
+        count, kinks = self.needs.checkpoints, self.kinks
+        if task.protocol == "single-model":
+            count = self.needs.single_model or count
         total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for number, trained in enumerate(task.checkpoint_vectors(count)):
             if kinks == "tune":

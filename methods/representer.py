@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bench import influence
 from bench.methods import Method, Needs
+from bench.parameters import above, at_least
 from bench.representer import Representers, features
 from bench.task import Task
 
@@ -28,6 +29,8 @@ class Representer(Method):
     growth = "checkpoints × (n_train × features of the last layer × Newton steps + n_train × n_targets × features)"
 
     def __init__(self, checkpoints: int = 5, l2: float | Literal["recipe", "tune"] = "recipe") -> None:
+        at_least(1, checkpoints=checkpoints)
+        above(0, l2=l2)
         self.checkpoints, self.l2 = checkpoints, l2
 
     @property

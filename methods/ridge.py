@@ -7,7 +7,9 @@ What the LASSO's sparsity is worth is the difference from `datamodels`: Ilyas, P
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.held_out import check_split
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.ridge import fit_ridge
 from bench.task import Task
 
@@ -21,6 +23,8 @@ class Ridge(Method):
     needs = Needs(fit_rows=20)
 
     def __init__(self, n_lambdas: int = 50, validation: float = 0.2, folds: int = 0) -> None:
+        at_least(1, n_lambdas=n_lambdas)
+        check_split(validation, folds, 0)
         self.n_lambdas, self.validation, self.folds = n_lambdas, validation, folds
 
     def attribute(self, task: Task) -> NDArray[np.float32]:

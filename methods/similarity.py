@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bench.features import penultimate
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 
@@ -22,6 +23,7 @@ class Similarity(Method):
     growth = "checkpoints × n_train × n_targets × features"
 
     def __init__(self, checkpoints: int = 5, metric: Literal["cosine", "dot"] = "cosine", labels: bool = False) -> None:
+        at_least(1, checkpoints=checkpoints)
         self.checkpoints, self.metric, self.labels = checkpoints, metric, labels
 
     @property

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bench import source
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.source import Kind
 from bench.task import Task, TrainedOn
 
@@ -35,6 +36,7 @@ class Source(Method):
         curvature: Kind = "ekfac",
         trained_on: TrainedOn = "all",
     ) -> None:
+        at_least(1, checkpoints=checkpoints)
         source.check(segments, states)
         self.checkpoints, self.segments, self.states = checkpoints, segments, states
         self.curvature, self.trained_on = curvature, trained_on
@@ -42,7 +44,7 @@ class Source(Method):
     @property
     def needs(self) -> Needs:
         most = 5_000 if self.curvature == "explicit" else None
-        return Needs(checkpoints=self.checkpoints, plain_sgd=True, max_parameters=most)
+        return Needs(checkpoints=self.checkpoints, trained_on=self.trained_on, plain_sgd=True, max_parameters=most)
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         flat, recipe, train, test = task.flat(), task.setting.recipe, task.inputs("train"), task.inputs("test")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bench.gradients import Examples, products
 from bench.methods import Method, Needs
+from bench.parameters import at_least
 from bench.task import Task
 
 
@@ -20,6 +21,7 @@ class TracIn(Method):
     growth = "checkpoints × states × n_train × n_targets × parameters"
 
     def __init__(self, checkpoints: int = 1, states: int = 10) -> None:
+        at_least(1, checkpoints=checkpoints, states=states)
         self.checkpoints, self.states = checkpoints, states
 
     @property

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.gradient_kernels import Damping, Ensemble, Estimator, Kernel, Weighting, of_features
+from bench.gradient_kernels import DAMPINGS, Damping, Ensemble, Estimator, Kernel, Weighting, of_features
 from bench.gradients import Examples
 from bench.methods import Method, Needs
 from bench.models import Flat
@@ -18,6 +18,7 @@ from bench.task import Task, TrainedOn
 
 
 class TrakSjlt(Method):
+    units = {"damping": "the mean diagonal of the kernel of gradients, ΦᵀWΦ"}
     variants = (
         {},
         {"damping": "tune"},
@@ -38,12 +39,11 @@ class TrakSjlt(Method):
     ) -> None:
         check(proj_dim, nonzeros)
         self.proj_dim, self.nonzeros = proj_dim, nonzeros
-        self.estimator = Estimator(checkpoints, damping, weighting, ensemble, trained_on)
+        self.estimator = Estimator(checkpoints, damping, weighting, ensemble, trained_on, (0.0, *DAMPINGS))
 
     @property
     def needs(self) -> Needs:
-        tuned = self.estimator.damping == "tune"
-        return Needs(tune_rows=2 if tuned else 0, checkpoints=self.estimator.checkpoints)
+        return self.estimator.needs
 
     def attribute(self, task: Task) -> NDArray[np.float32]:
         def kernel(

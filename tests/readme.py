@@ -18,6 +18,7 @@ import msgspec
 from bench import cli, curve_tables, results, tables
 from bench.cli import parser
 from bench.curve import Curve
+from bench.explore import page, verbs
 from bench.results import Leaderboard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +124,95 @@ def removal() -> str:
     return text[text.index("| removed") :]
 
 
+_INFLUENCE = "influence:trained_on=subsets"  # its best variant, which is the one that is explored
+
+
+def explored() -> str:
+    """One line per question that `bench explore` answers, with what it found on digits/mlp."""
+    found: dict[str, Any] = {verb: page.read(RECORDS / "digits-mlp-explore", verb) for verb in verbs.ORDER}
+    lines = ["| `bench explore …` | asks | on `digits/mlp` |", "|---|---|---|"]
+    for verb, said in (
+        ("similar", _similar(found["similar"])),
+        ("leakage", _leakage(found["leakage"])),
+        ("brittleness", _brittleness(found["brittleness"])),
+        ("counterfactual", _counterfactual(found["counterfactual"])),
+        ("subpopulations", _subpopulations(found["subpopulations"])),
+        ("embedding", _embedding(found["embedding"])),
+        ("mislabel", _mislabel(found["mislabel"])),
+    ):
+        lines.append(
+            f"| [`{verb}`](results/records/digits-mlp-explore/{verb}.html) | {page.view(verb).TITLE} | {said} |"
+        )
+    about = [one.about for one in found.values()]
+    seconds, models = sum(one.seconds for one in about), sum(one.models for one in about)
+    return "\n".join([*lines, "", f"All of them together: {seconds:.0f} s and {models:,} models.", ""])
+
+
+def _pair(value: float, ci: tuple[float, float] | None) -> str:
+    return f"{tables.lds(value)} {tables.interval(ci)}"
+
+
+def _similar(one: Any) -> str:
+    wanted = {"datamodels", _INFLUENCE}
+    (pair,) = (pair for pair in one.agreement if {pair.a, pair.b} == wanted and pair.side == "helpful")
+    return (
+        f"of the {one.k} most helpful examples by `datamodels` and by `influence` {pair.overlap:.0%} are the same "
+        f"(by chance {one.chance_overlap:.1%})"
+    )
+
+
+def _leakage(one: Any) -> str:
+    exact = [rated for rated in one.evaluation.rated if rated.kind == "exact"]
+    best = max((rated for rated in exact if not rated.baseline), key=lambda rated: (rated.recall, rated.average))
+    raw = max((rated for rated in exact if rated.baseline), key=lambda rated: (rated.recall, rated.average))
+    return (
+        f"of {best.planted} planted exact copies `{best.name}` finds {best.recall:.0%} at a precision of 95% "
+        f"({one.evaluation.share:.0%} of the targets replaced); {raw.name} {raw.recall:.0%}"
+    )
+
+
+def _brittleness(one: Any) -> str:
+    best = max(one.methods, key=lambda method: method.both.count)
+    return (
+        f"`{best.name}` predicts that {best.predicted.count} of {best.predicted.of} targets flip without k examples: "
+        f"{best.verified.count} of them do, and {best.random.count} without as many random ones"
+    )
+
+
+def _counterfactual(one: Any) -> str:
+    best = max(one.methods, key=lambda method: method.score.value)
+    return (
+        f"predicted and real changes of margins rank alike by {_pair(best.score.value, best.score.ci)} (`{best.name}`; "
+        f"noise allows {tables.lds(one.ceiling)})"
+    )
+
+
+def _subpopulations(one: Any) -> str:
+    best = max((row for row in one.evaluation.rows if not row.raw), key=lambda row: row.mean)
+    raw = max((row for row in one.evaluation.rows if row.raw), key=lambda row: row.mean)
+    return (
+        f"clusters by `{best.name}` agree with hidden classes by an adjusted Rand index of "
+        f"{_pair(best.mean, best.ci)}, clusters by {raw.name} by {_pair(raw.mean, raw.ci)}"
+    )
+
+
+def _embedding(one: Any) -> str:
+    best = one.methods[0]
+    return (
+        f"{best.purity.share:.0%} of nearest neighbours are of the target's class by `{best.name}`, "
+        f"{best.purity.raw:.0%} by pixels"
+    )
+
+
+def _mislabel(one: Any) -> str:
+    best = max((told for told in one.told if not told.baseline), key=lambda told: told.auc)
+    margin = max((told for told in one.told if told.baseline), key=lambda told: told.auc)
+    return (
+        f"wrong labels before right ones: AUC {_pair(best.auc, best.ci)} by `{best.name}`; by {margin.name} alone "
+        f"{_pair(margin.auc, margin.ci)}"
+    )
+
+
 def _made_with(board: Leaderboard) -> str:
     packages = ", ".join(f"{name} {board.versions[name]}" for name in ("python", "torch", "numpy", "traker"))
     return f"Seed {board.seed}, {board.hardware['cores']} cores of {board.hardware['processor']}, {packages}.\n"
@@ -202,6 +292,7 @@ PARTS = {
     "every method": every_method,
     "single-model": single_model,
     "removal": removal,
+    "explore": explored,
     "commands": commands,
 }
 

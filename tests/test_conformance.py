@@ -123,19 +123,26 @@ FAULTS = {
         "1.0e+00 of the scores' norm apart",
     ),
     "a row that judges": (
-        "return task.rows([int(task._access.eval[0])])",
+        "others = np.setdiff1d(np.arange(240), np.concatenate([task.fit.index, task.tune.index]))\n"
+        "return task.rows(others[:1])",
         "no rows that judge",
         "which judges; only task.fit",
     ),
     "reads the store": (
-        f"np.load(task._access.truth.path / 'margins.npy'); return {SAME}",
+        f"path = task._pool.folder.parent / 'ground-truth/margins.npy'; np.load(path); return {SAME}",
         "no rows that judge",
         "it opened margins.npy of the ground truth",
     ),
     "writes examples": ("task.data.train_x[0] = 0", "inputs unchanged", "read-only"),
+    "writes examples by torch": (
+        f"import torch; torch.from_numpy(task.data.train_x).zero_(); return {SAME}",
+        "inputs unchanged",
+        "it changed task.data.train_x, which a method must leave as it is",
+    ),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_fails_its_own_line(status: Callable[..., dict[str, tuple[str, str]]], fault: str) -> None:
     body, name, said = FAULTS[fault]
@@ -148,15 +155,29 @@ def test_each_fault_fails_its_own_line(status: Callable[..., dict[str, tuple[str
         assert "finite" not in failed
 
 
+@pytest.mark.parametrize("swallow", [False, True])
+def test_building_a_method_is_guarded_as_in_a_run(bench: Bench, tmp_path: Path, *, swallow: bool) -> None:
+    read = f"np.load({str(bench.truth.path / 'margins.npy')!r})"
+    body = f"try: {read}\n        except Exception: pass" if swallow else read
+    path = tmp_path / "mine.py"
+    path.write_text(f"{HEAD}class M(Method):\n    def __init__(self):\n        {body}\n"
+                    f"    def attribute(self, task): return {SAME}\n")  # fmt: skip
+    found = conformance.check(methods.chosen([str(path)])[0], bench)
+    failed = {check.name for check in found.checks if check.status == "failed"}
+    assert failed == {"described", "same under the seed"}
+    assert all("it opened margins.npy of the ground truth" in c.figure for c in found.checks if c.status == "failed")
+
+
 def test_examples_changed_behind_numpys_back_are_noticed(
     status: Callable[..., dict[str, tuple[str, str]]], bench: Bench
 ) -> None:
-    body = f"import ctypes; x = task.data.train_x; ctypes.memset(x.ctypes.data + 4 * 20, 1, 1); return {SAME}"
-    kept = bench.data.train_x.copy()
-    try:
-        assert status(body)["inputs unchanged"] == ("failed", "it changed examples")
-    finally:
-        bench.data.train_x[:] = kept
+    body = f"import ctypes; x = task.{{}}; ctypes.memset(x.ctypes.data + 4 * 20, 1, 1); return {SAME}"
+    kept = bench.data.train_x.copy(), bench.pool.trainer.inputs("train")[0].clone()
+    how, figure = status(body.format("data.train_x"))["inputs unchanged"]
+    assert (how, figure[:29]) == ("failed", "it changed task.data.train_x,")
+    assert status(body.format("_trainer.data.train_x"))["inputs unchanged"] == ("failed", "it changed examples")
+    assert np.array_equal(bench.data.train_x, kept[0])  # the next method is checked on what this one was
+    assert bool((bench.pool.trainer.inputs("train")[0] == kept[1]).all())
 
 
 @pytest.mark.parametrize("body", ["return np.ones((300, 60))", "return task.rng.random((300, 60))"])

@@ -197,6 +197,28 @@ def test_needs_in_words() -> None:
     assert listing.words(Needs(fit_rows=1, tune_rows=2)) == ["1 fit row", "2 tune rows"]
 
 
+def test_models_in_words() -> None:
+    assert listing.words(Needs(checkpoints=1)) == ["1 full-set checkpoint"]
+    assert listing.words(Needs(checkpoints=1, single_model=1)) == ["1 full-set checkpoint"]
+    assert listing.words(Needs(checkpoints=1, trained_on="subsets")) == ["1 checkpoint trained on subsets"]
+    found = listing.words(Needs(checkpoints=3, single_model=1))
+    assert found == ["3 full-set checkpoints (1 by the protocol single-model)"]
+
+
+def test_shipped_methods_say_which_models_they_take_and_what_a_damping_is_a_multiple_of() -> None:
+    for name, entry in listing.entries().items():
+        for row, needs in entry.needs.items():
+            models = [need for need in needs if "checkpoint" in need]
+            assert all(("on subsets" in need) == ("trained_on=subsets" in row) for need in models), row
+        for parameter in entry.parameters:
+            assert (parameter.unit is not None) == (parameter.name in ("damping", "kinks")), (name, parameter.name)
+    assert (
+        "3 full-set checkpoints (1 by the protocol single-model)" in listing.entries(["magic"])["magic"].needs["magic"]
+    )
+    said = listing.text("ekfac-direct", listing.entries(["ekfac-direct"])["ekfac-direct"])
+    assert "damping      a number or 'tune'; default 0.1; 1 is the mean eigenvalue of each layer" in said
+
+
 def test_unreadable_needs_are_an_entry_with_the_reason(main: Main, mine: Path) -> None:
     (mine / "unreadable.py").write_text(MINE.replace("numpy>=1", "numpy >="))
     assert "cannot be read" in main("list", "--long")[1]

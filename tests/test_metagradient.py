@@ -314,8 +314,8 @@ def test_what_it_needs(opened: Callable[..., Bench]) -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("magic:checkpoints=0", "checkpoints of magic is 0: it takes at least 1"),
-        ("magic:kinks=-0.1", "kinks of magic is -0.1: it is a width of at least 0, or tune"),
+        ("magic:checkpoints=0", "checkpoints is 0: it is a number of at least 1"),
+        ("magic:kinks=-0.1", "kinks is -0.1: it is a number of at least 0"),
         ("magic:kinks=soft", "kinks is 'soft', and must be a number or 'tune'"),
         ("magic:dtype=float16", "dtype is 'float16', and must be 'float32' or 'float64'"),
     ],

@@ -334,6 +334,20 @@ def test_a_method_cannot_spoil_the_examples_of_the_next(run: Run, method: Write)
     assert alone == after
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+def test_a_method_that_changes_the_examples_fails_and_nothing_of_it_is_kept(run: Run, method: Write) -> None:
+    body = "import torch\ntorch.from_numpy(task.data.train_x).zero_()\nreturn task.rng.random((40, 10))"
+    alone = named(run("graddot:checkpoints=1", "label-match", out="alone"))
+    found = named(run(method("vandal", body), "graddot:checkpoints=1", "label-match", out="after"))
+    assert (found["vandal"].status, found["vandal"].lds) == ("failed", None)
+    assert found["vandal"].reason == (
+        "it changed task.data.train_x, which a method must leave as it is: work on a copy"
+    )
+    assert not Path("after/scores/vandal.npy").exists()
+    for name, row in alone.items():
+        assert found[name].lds == row.lds
+
+
 def test_the_seed_is_of_the_run_and_the_method_alone(run: Run, method: Write, tmp_path: Path) -> None:
     body = "return np.full((40, 10), task.seed) + task.rng.random((40, 10))"
     mine = method("mine", body)

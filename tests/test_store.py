@@ -668,6 +668,21 @@ def test_identity_is_one_hash_of_all_its_parts(toy_request: Request) -> None:
     assert len(keys) == 1 + len(base.__struct_fields__)
 
 
+@pytest.mark.parametrize("name", ["masks", "margins"])
+def test_neighbours_are_a_map_of_themselves_alone(folder: Path, name: str) -> None:
+    whole = getattr(GroundTruth.open(folder), name)
+    part = store._part(whole, slice(3, 7))
+    np.testing.assert_array_equal(part, whole[3:7])
+    assert not part.flags.writeable
+    base: Any = part
+    while isinstance(base, np.ndarray):
+        assert base.shape == part.shape
+        base = base.base
+    assert len(base) <= whole.offset + whole[:7].nbytes  # the map ends with the last row
+    np.testing.assert_array_equal(store._part(whole, np.array([5, 1])), whole[[5, 1]])
+    np.testing.assert_array_equal(store._part(np.asfortranarray(whole), slice(3, 7)), whole[3:7])
+
+
 def test_rows_as_stored_are_read_when_asked_for(folder: Path) -> None:
     truth = GroundTruth.open(folder)
     index = np.array([1, 4, 5, 9])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ import bench
 from bench import results
 from bench.judge import Judge
 from bench.rows import Rows
+from bench.tables import cli as table_cli
 from bench.tables import frames, json_schema, latex, markdown, plain
 
 Main = Callable[..., tuple[int, str, str]]
@@ -103,11 +105,44 @@ def test_every_form(run: Path, main: Main, what: str, kind: str) -> None:
 
 
 def test_sorting(run: Path, main: Main) -> None:
-    by = {name: main("table", str(run), "--format", "csv", "--sort", name)[1] for name in ("models", "method", "lds")}
-    first = {name: pd.read_csv(io.StringIO(text))["method"][0] for name, text in by.items()}
-    assert first == {"models": "heldout", "method": "heldout", "lds": "heldout"}
+    def first(*words: str) -> str:
+        code, text, error = main("table", str(run), "--format", "csv", "--sort", *words)
+        assert (code, error) == (0, "")
+        return str(pd.read_csv(io.StringIO(text))["method"][0])
+
+    by = {name: first(name) for name in ("models", "method", "lds", "rank")}
+    assert by == {"models": "random", "method": "heldout", "lds": "heldout", "rank": "heldout"}  # random: no model
+    assert first("models", "--descending") == "heldout"
+    assert first("lds", "--ascending") == "random"
     code, _, error = main("table", str(run), "--sort", "second")
     assert (code, "did you mean 'seconds'" in error) == (2, True)
+    for words, said in (
+        (["--ascending"], "--ascending says nothing without --sort COLUMN"),
+        (["--sort", "lds", "--ascending", "--descending"], "not allowed with"),
+    ):
+        code, text, error = main("table", str(run), *words)
+        assert (code, text, said in error) == (2, "", True)
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_what_has_no_cost_is_last_either_way(run: Path, *, upwards: bool) -> None:
+    board = results.read(run)
+    failed = results.Row(name="broken", params={}, status="failed", reason="1 / 0")
+    frame = msgspec.structs.replace(board, methods=[failed, *board.methods]).to_frame()
+    made = table_cli._sorted(frame, table_cli.Sort("disk_bytes", upwards))["method"].tolist()
+    ordered = sorted(board.methods, key=lambda row: row.cost.disk_bytes if row.cost else 0, reverse=not upwards)
+    assert made == [*(row.name for row in ordered), "broken"]
+
+
+@pytest.mark.parametrize("kind", ["text", "markdown", "latex"])
+def test_a_table_shows_what_it_is_sorted_by(run: Path, main: Main, kind: str) -> None:
+    made = {name: main("table", str(run), "--format", kind, "--sort", name) for name in ("disk_bytes", "models", "lds")}
+    shown = {name: "disk" in text for name, (_, text, _) in made.items()}
+    assert shown == {"disk_bytes": True, "models": False, "lds": False}
+    for value in results.read(run).to_frame()["disk_bytes"]:
+        assert str(value) in made["disk_bytes"][1]
+    if kind == "latex":
+        assert len({line.count("&") for line in made["disk_bytes"][1].splitlines() if line.endswith(r"\\")}) == 1
 
 
 def test_bad_requests(run: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:

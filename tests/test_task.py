@@ -1,16 +1,21 @@
 """What a method may see: fit and tune rows, never those that judge, and nothing that it could change for the next."""
 
 import contextlib
+import ctypes
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench import launch
+from bench.access import Access
 from bench.checkpoints import Pool
 from bench.datasets import Data
 from bench.errors import BenchError, EvalRowError, InputError
@@ -18,7 +23,7 @@ from bench.guard import Guard
 from bench.launch import Request
 from bench.progress import Progress
 from bench.store import GroundTruth
-from bench.task import Access, Task
+from bench.task import Task
 from bench.train import Trainer, pick_device
 
 
@@ -79,6 +84,46 @@ def test_examples_cannot_be_changed_for_the_next_method(task: Task, toy_data: Da
     assert float(task.inputs("train")[0].abs().sum()) > 0
     assert float(task.checkpoint_vectors(1).abs().sum()) > 0
     assert toy_data.train_x.flags.writeable  # the harness's own is as it was
+    assert task.changed() == []
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "torch": lambda x: torch.from_numpy(x).zero_(),
+    "base": lambda x: _zeroed(x if x.base is None else x.base),
+    "flags": lambda x: _zeroed(x),
+    "address": lambda x: ctypes.memset(x.ctypes.data, 7, 1),
+}
+
+
+def _zeroed(array: Any) -> None:
+    array.setflags(write=True)
+    array[:] = 0
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("way", WRITES)
+@pytest.mark.parametrize("name", ["train_x", "train_y", "test_x", "test_y"])
+def test_whoever_changes_examples_changes_copies_and_is_told(task: Task, toy_data: Data, way: str, name: str) -> None:
+    before = {name: getattr(toy_data, name).copy() for name in ("train_x", "train_y", "test_x", "test_y")}
+    trained = [task._trainer.inputs(part)[0].clone() for part in ("train", "test")]
+    WRITES[way](getattr(task.data, name))
+    assert task.changed() == [name]
+    assert all(np.array_equal(getattr(toy_data, name), was) for name, was in before.items())
+    now = [task._trainer.inputs(part)[0] for part in ("train", "test")]
+    assert all(bool((a == b).all()) for a, b in zip(now, trained, strict=True))
+
+
+def test_lent_examples_are_those_of_the_setting(task: Task, toy_data: Data) -> None:
+    assert (task.data.n_train, task.data.n_targets, task.data.n_classes) == (40, 10, 3)
+    assert "train_x" not in vars(task.data)  # nobody has looked at it yet
+    assert np.array_equal(task.data.train_x, toy_data.train_x)
+    assert task.data.train_x is task.data.train_x
+    assert task.data.origin == {"made by": "the tests"}
+    less = replace(task.data, train_x=task.data.train_x[:5], train_y=task.data.train_y[:5])
+    assert (less.n_train, less.n_targets) == (5, 10)
+    with pytest.raises(AttributeError, match="has no attribute 'train_z'"):
+        getattr(task.data, "train_z")  # noqa: B009
+    assert task.changed() == []
 
 
 def test_a_row_that_judges_is_refused_and_remembered(task: Task, truth: GroundTruth) -> None:
@@ -87,6 +132,34 @@ def test_a_row_that_judges_is_refused_and_remembered(task: Task, truth: GroundTr
         task.rows([int(task.fit.index[0]), judged])
     assert task.refused == f"it asked for row {judged}, which judges"
     assert judged not in task.usage.rows
+
+
+def _reached(thing: Any, seen: dict[int, Any], depth: int = 8) -> dict[int, Any]:
+    """All that attributes, items and bases of an object lead to; what a function has enclosed is not looked at."""
+    if id(thing) in seen or depth == 0 or isinstance(thing, str | bytes | int | float | type | ModuleType):
+        return seen
+    seen[id(thing)] = thing
+    parts = [*vars(thing).values()] if hasattr(thing, "__dict__") else []
+    parts += thing.values() if isinstance(thing, dict) else thing if isinstance(thing, list | tuple | set) else []
+    if isinstance(thing, np.ndarray):
+        parts = [thing.base]
+    for part in parts:
+        _reached(part, seen, depth - 1)
+    return seen
+
+
+def test_no_attribute_leads_to_the_rows_that_judge(task: Task, truth: GroundTruth) -> None:
+    given = task.fit, task.tune, task.fit_as_stored, task.rows(task.fit.index[:2])
+    found = [*_reached(task, {}).values(), *_reached(given, {}).values()]
+    assert any(one is task.fit.margins for one in found)
+    assert not any(isinstance(one, GroundTruth | Access) for one in found)
+    whole = {truth.masks.nbytes, truth.margins.nbytes}
+    assert not [one for one in found if isinstance(one, np.ndarray) and one.nbytes in whole]
+    stored = task.fit_as_stored
+    assert np.array_equal(stored.masks[1:3], task.fit.masks[1:3])
+    assert np.array_equal(stored.margins[np.array([0, 2])], task.fit.margins[[0, 2]])
+    with pytest.raises(ValueError, match="read-only"):
+        stored.masks.row_numbers[:] = truth.of_group("eval")[0]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("index", [[30], [-1], [10**9]])
@@ -166,8 +239,6 @@ def test_choose_takes_the_best_on_tune_rows_and_the_first_of_equals(task: Task) 
 
 
 def test_what_is_kept_is_a_copy_and_of_two_the_later(task: Task) -> None:
-    import torch
-
     gap = np.array([0.5, np.nan], np.float16)
     task.keep(gap=gap, self=True, steps=[1, 2, 3], made=torch.ones(2, requires_grad=True))
     gap[:] = 7
@@ -221,7 +292,17 @@ OPENINGS: dict[str, Callable[[Path], object]] = {
     "relative": lambda f: Path(os.path.relpath(f / "margins.npy")).read_bytes(),
     "link": lambda f: Path(_link(f)).read_bytes(),
     "writing": lambda f: (f / "new").write_text("x"),
+    "by its folder": lambda f: os.open("margins.npy", os.O_RDONLY, dir_fd=os.open(f, os.O_RDONLY)),
+    "by the folder above": lambda f: _by_folder(f.parent, "store/margins.npy"),
 }
+
+
+def _by_folder(folder: Path, name: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.close(os.open(name, os.O_RDONLY, dir_fd=descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def _link(folder: Path) -> Path:
@@ -268,6 +349,40 @@ def test_the_guard_watches_every_thread_while_it_is_entered(folder: Path) -> Non
     assert np.load(folder / "margins.npy").shape == (3, 2)
 
 
+def test_the_guard_lets_other_files_be_opened_by_folder(folder: Path) -> None:
+    with Guard(folder) as guard:
+        _by_folder(folder.parent, "store-of-mine")
+    assert guard.touched is None
+    _by_folder(folder, "margins.npy")
+
+
+def test_a_thread_that_outlives_the_guard_is_still_refused_and_no_other_one_is(folder: Path) -> None:
+    seen: dict[str, object] = {}
+    go = threading.Event()
+
+    def read(name: str) -> None:
+        go.wait(10)
+        try:
+            seen[name] = np.load(folder / "margins.npy").shape
+        except Exception as error:
+            seen[name] = type(error)
+
+    def started(name: str) -> threading.Thread:
+        made = threading.Thread(target=read, args=(name,))
+        made.start()
+        return made
+
+    threads = [started("before")]
+    with Guard(folder):
+        threads.append(started("within"))
+    threads.append(started("after"))
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert seen == {"before": (3, 2), "within": EvalRowError, "after": (3, 2)}
+    assert np.load(folder / "margins.npy").shape == (3, 2)
+
+
 def test_the_guard_lets_go_when_a_method_raises(folder: Path) -> None:
     def method() -> None:
         raise KeyError
@@ -278,7 +393,7 @@ def test_the_guard_lets_go_when_a_method_raises(folder: Path) -> None:
 
 
 def test_a_task_reads_its_rows_under_guard(task: Task, truth: GroundTruth) -> None:
-    with task.guarded() as guard:
+    with Guard(truth.path) as guard:
         assert len(task.fit) > 0
         with pytest.raises(EvalRowError):
             np.load(truth.path / "margins.npy")

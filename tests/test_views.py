@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import bench
 from bench import results, runner
 from bench.results import Cost, Leaderboard, Row, SearchRow
-from bench.tables import efficiency, tuning
+from bench.tables import efficiency, frames, tuning
 
 Main = Callable[..., tuple[int, str, str]]
 HEAD = "import numpy as np\nfrom bench.methods import Method, Needs\n"
@@ -143,6 +143,8 @@ def test_a_probable_sign_error_is_flagged_and_not_hidden(run: Path, main: Main) 
     assert rows["wrong"].rank == len(rows)
     text = json.loads((run / "leaderboard.json").read_text())
     assert [one["probable_sign_error"] for one in text["methods"] if one["name"] == "wrong"] == [True]
+    frame = frames.read_csv(run / "leaderboard.csv", frames.METHODS)
+    assert frame["method"][frame["probable_sign_error"].fillna(False)].tolist() == ["wrong"]
     said = "probable sign error: below chance; are its scores of the opposite sign?"
     for table in (main("table", str(run))[1], (run / "leaderboard.md").read_text("utf-8")):
         assert f"wrong: {said}" in table
@@ -175,7 +177,7 @@ def test_any_cost_sorts_and_unknown_ones_come_last(run: Path, main: Main, tmp_pa
     values = [line[lines[0].index(column)] for line in lines[1:]]
     assert values[-1] == ""
     known = [float(value) for value in values[:-1]]
-    assert known == sorted(known, reverse=True)
+    assert known == sorted(known)  # the cheapest first
 
 
 @given(st.lists(st.tuples(st.integers(0, 4) | st.none(), st.integers(-3, 5)), max_size=7))

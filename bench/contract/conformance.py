@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bench import datasets, hashing, methods, returned
-from bench.errors import BenchError, EvalRowError, UnmetError
+from bench.errors import BenchError, ChangedError, EvalRowError, UnmetError
 from bench.files import Files
+from bench.guard import Guard
 from bench.judge import Judge
 from bench.launch import Request, make
+from bench.lent import ARRAYS
 from bench.methods import Chosen
 from bench.progress import Progress
 from bench.recipes import Architecture
@@ -116,7 +118,12 @@ def check(one: Chosen, bench: Bench) -> Report:
     unmet = bench.unmet(one)
     if unmet is not None:
         raise UnmetError(f"{one.name} cannot be checked here: it {unmet}")
-    checks, before = [_described(one)], _inputs(bench)
+    with _inputs_as_they_were(bench):
+        return _checked(one, bench)
+
+
+def _checked(one: Chosen, bench: Bench) -> Report:
+    checks, before = [_described(one, bench)], _inputs(bench)
     try:
         array = _first(one, bench, checks)
     except (Exception, SystemExit) as error:  # whatever a method raises
@@ -126,7 +133,7 @@ def check(one: Chosen, bench: Bench) -> Report:
         return Report(one.name, checks)
 
     def anew() -> Any:
-        fresh = replace(one, method=type(one.method)(**one.parameters))
+        fresh = replace(one, method=_built(type(one.method), one.parameters, bench))
         return _call(fresh, bench, 2)[0]
 
     def later() -> Any:
@@ -143,12 +150,42 @@ def check(one: Chosen, bench: Bench) -> Report:
     return Report(one.name, checks)
 
 
-def _described(one: Chosen) -> Check:
+@contextmanager
+def _inputs_as_they_were(bench: Bench) -> Iterator[None]:
+    """Put the examples back, so that a method that reached and changed them does not spoil the check of the next."""
+    owned = [getattr(bench.data, name) for name in ARRAYS]
+    tensors = [tensor for part in ("train", "test") for tensor in bench.pool.trainer.inputs(part)]
+    arrays, placed = [array.copy() for array in owned], [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for array, kept in zip(owned, arrays, strict=True):
+            if array.flags.writeable:
+                array[...] = kept
+        for tensor, was in zip(tensors, placed, strict=True):
+            tensor.data.copy_(was)
+
+
+def _built(cls: type[Any], parameters: Mapping[str, Any], bench: Bench) -> Any:
+    """A method's object, made under guard, as in a run.
+
+    Raises:
+        Exception: whatever its constructor raises.
+        EvalRowError: it opened the ground truth.
+    """
+    with Guard(bench.truth.path) as guard:
+        made = cls(**parameters)
+    if guard.touched:
+        raise EvalRowError(f"it opened {Path(guard.touched).name} of the ground truth when it was built")
+    return made
+
+
+def _described(one: Chosen, bench: Bench) -> Check:
     """Whether it says what it is, and every row that a run of all methods would have of it can be built."""
     cls, module = type(one.method), sys.modules.get(type(one.method).__module__)
     for variant in cls.variants:
         try:
-            cls(**variant)
+            _built(cls, variant, bench)
         except Exception as error:
             return Check("described", "failed", f"its variant {dict(variant)} cannot be built: {error}")
     summary = (getattr(module, "__doc__", None) or "").strip()
@@ -194,6 +231,8 @@ def _refused(error: BaseException) -> Check:
     said = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, EvalRowError):
         return Check("no rows that judge", "failed", str(error))
+    if isinstance(error, ChangedError):
+        return Check("inputs unchanged", "failed", str(error))
     return Check("inputs unchanged" if "read-only" in said else "runs", "failed", said)
 
 

@@ -17,12 +17,13 @@ from bench.wording import counted
 SIGN = "positive: keeping the example raises the target's margin (alike for every method)"
 
 
-class Parameter(msgspec.Struct, frozen=True):
-    """Of a method's constructor; `default` as text, None where a value must be given."""
+class Parameter(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Of a method's constructor; `default` as text, None where a value must be given; `unit` of its numbers."""
 
     name: str
     type: str
     default: str | None
+    unit: str | None = None
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -121,6 +122,7 @@ def _parameters(cls: type[Method]) -> list[Parameter]:
             one.name,
             _plugins.type_name(hints[one.name]) if one.name in hints else "anything",
             None if one.default is inspect.Parameter.empty else str(one.default),
+            cls.units.get(one.name),
         )
         for one in given
     ]
@@ -133,15 +135,25 @@ def words(needs: Needs) -> list[str]:
         for count, what in (
             (needs.fit_rows, "fit row"),
             (needs.tune_rows, "tune row"),
-            (needs.checkpoints, "full-set checkpoint"),
         )
         if count
     ]
+    if needs.checkpoints:
+        found.append(_models(needs))
     if needs.max_parameters is not None:
         found.append(f"a model of at most {needs.max_parameters:,} parameters")
     if needs.plain_sgd:
         found.append("a recipe of plain SGD, whose training run can be differentiated")
     return found
+
+
+def _models(needs: Needs) -> str:
+    subsets = needs.trained_on == "subsets"
+    words = ("checkpoint trained on subsets", "checkpoints trained on subsets") if subsets else ("full-set checkpoint",)
+    said = counted(needs.checkpoints, *words, form=",")
+    if needs.single_model is not None and needs.single_model != needs.checkpoints:
+        said += f" ({needs.single_model:,} by the protocol single-model)"
+    return said
 
 
 def _package(requirement: str, extra: str) -> Package:
@@ -167,7 +179,8 @@ def text(name: str, entry: Entry) -> str:
     width = max((len(one.name) for one in entry.parameters), default=0)
     for one in entry.parameters:
         default = "must be given" if one.default is None else f"default {one.default}"
-        facts.append(("parameters", f"{one.name:<{width}}  {one.type}; {default}"))
+        unit = f"; 1 is {one.unit}" if one.unit else ""
+        facts.append(("parameters", f"{one.name:<{width}}  {one.type}; {default}{unit}"))
     run = "in every run" if entry.by_default else "in a run with --method all, or by name"
     facts.append(("rows", f"{', '.join(entry.rows)} ({run})"))
     alike = len({tuple(needs) for needs in entry.needs.values()}) == 1

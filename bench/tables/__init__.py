@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bench.tables import efficiency, tuning
@@ -14,6 +14,8 @@ from bench.wording import counted, either
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard, Row
+
+Column = tuple[str, Sequence[str]]
 
 __all__ = ["HEADER", "aligned", "caption", "cells", "footnotes", "grid", "interval", "lds", "markdown", "piped"]
 __all__ += ["p_value", "plain", "share", "show", "stamps"]
@@ -24,6 +26,13 @@ HEADER = (
 """All columns; a leaderboard without a ceiling, or of a single method, is shown without some (`grid`)."""
 _RIGHT = {"rank", "LDS", "of ceiling", "counterfactual", "models", "training", "attributing", "memory"}
 _FIRST_TO_GO = ("memory", "training", "attributing", "counterfactual", "group", "models", "of ceiling", "95% interval")
+_SHOWN = {
+    **{"rank": "rank", "rank_low": "rank", "rank_high": "rank", "method": "method", "lds": "LDS", "status": "LDS"},
+    **{"ci_low": "95% interval", "ci_high": "95% interval", "of_ceiling": "of ceiling", "group": "group"},
+    **{"counterfactual": "counterfactual", "models": "models", "train_seconds": "training", "seconds": "attributing"},
+    "peak_bytes": "memory",
+}  # by column of the CSV
+_WORDS = {"group", "reason", "tuned", "probable_sign_error"}
 _SIGN = -0.1
 _LEVEL = 0.05
 
@@ -53,8 +62,13 @@ def ranks(row: Row) -> str:
     return str(first or "") if first == last else f"{first}–{last}"
 
 
-def grid(board: Leaderboard) -> Grid:
-    """The table with caption and notes, of the columns that this leaderboard has something in."""
+def shown(board: Leaderboard, column: str) -> bool:
+    """Whether a column of the CSV, or what is made of it, is one of the table's."""
+    return _SHOWN.get(column) in columns(board)
+
+
+def columns(board: Leaderboard) -> list[str]:
+    """Those of HEADER that this leaderboard has something in."""
     gone = set()
     if not any(row.of_ceiling for row in board.methods):
         gone.add("of ceiling")
@@ -62,10 +76,26 @@ def grid(board: Leaderboard) -> Grid:
         gone.add("group")
     if not any(row.counterfactual for row in board.methods):
         gone.add("counterfactual")
-    kept = [i for i, name in enumerate(HEADER) if name not in gone]
+    return [name for name in HEADER if name not in gone]
+
+
+def grid(board: Leaderboard, also: Column | None = None) -> Grid:
+    """The table with caption and notes, of the columns that this leaderboard has something in.
+
+    Args:
+        board: what is shown.
+        also: a further column of the CSV, with a text for each method; it is added where the table has not got it.
+    """
+    names = columns(board)
+    kept = [i for i, name in enumerate(HEADER) if name in names]
     lines = [HEADER, *map(cells, board.methods)]
     header, *rows = (tuple(line[i] for i in kept) for line in lines)
-    return Grid(header, rows, _RIGHT, caption(board), stamps(board), footnotes(board))
+    right = set(_RIGHT)
+    if also is not None and not shown(board, also[0]):
+        header = (*header, also[0])
+        rows = [(*row, text) for row, text in zip(rows, also[1], strict=True)]
+        right |= set() if also[0] in _WORDS else {also[0]}
+    return Grid(header, rows, right, caption(board), stamps(board), footnotes(board))
 
 
 def caption(board: Leaderboard) -> list[str]:
@@ -158,14 +188,14 @@ def _remarks(row: Row, n_targets: int) -> Iterator[str]:
     yield from (" ".join(note.split()) for note in row.notes)
 
 
-def plain(board: Leaderboard) -> str:
-    """Aligned plain text, for pipes."""
-    return grid(board).plain()
+def plain(board: Leaderboard, also: Column | None = None) -> str:
+    """Aligned plain text, for pipes; `also` as for `grid`."""
+    return grid(board, also).plain()
 
 
-def markdown(board: Leaderboard) -> str:
-    """A GitHub table with caption and notes."""
-    return grid(board).markdown()
+def markdown(board: Leaderboard, also: Column | None = None) -> str:
+    """A GitHub table with caption and notes; `also` as for `grid`."""
+    return grid(board, also).markdown()
 
 
 def show(board: Leaderboard) -> None:

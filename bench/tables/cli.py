@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,15 @@ FORMATS = ("text", "markdown", "latex", "csv", "json", "parquet")
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.results import Leaderboard
+
 WHAT = ("leaderboard", "pairs", "per-target", "efficiency", "tuning")
 SCHEMAS = ("leaderboard", "baseline")
+_COSTS = {"models", "train_seconds", "seconds", "total_seconds", "peak_bytes", "disk_bytes"}
+_SMALL_FIRST = _COSTS | {
+    *("rank", "rank_low", "rank_high", "method", "group", "status", "reason", "tuned", "better", "worse"),
+    *("p_value", "p_holm", "target", "label", "what", "chosen", "tried"),
+}
 _ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 
 
@@ -36,9 +44,13 @@ def add_table(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument(
         "--sort",
         metavar="COLUMN",
-        help="a column of the CSV, such as lds, models, train_seconds, seconds, peak_bytes, disk_bytes: the best LDS, "
-        "or the most, first",
+        help="a column of the CSV, such as lds, models, train_seconds, seconds, peak_bytes, disk_bytes: the best LDS "
+        "first; of costs, ranks and p-values the smallest, of names the first of the alphabet; what has none, as a "
+        "method that failed has no cost, comes last",
     )
+    order = made.add_mutually_exclusive_group()
+    order.add_argument("--ascending", action="store_true", help="with --sort: the smallest first")
+    order.add_argument("--descending", action="store_true", help="with --sort: the largest first")
     return made
 
 
@@ -67,7 +79,14 @@ def table(given: argparse.Namespace) -> int:
         raise BenchError(f"--out is {given.out!r}, whose ending names no format: add --format ({', '.join(FORMATS)})")
     if kind == "parquet" and out is None:
         raise BenchError("--format parquet is no text: name a file with --out")
-    content = _content(Path(given.run), given.what, kind, given.sort)
+    if given.sort is None and (given.ascending or given.descending):
+        flag = "ascending" if given.ascending else "descending"
+        raise BenchError(f"--{flag} says nothing without --sort COLUMN: name the column to sort by")
+    sort = None
+    if given.sort is not None:
+        upwards = given.sort in _SMALL_FIRST if given.ascending == given.descending else given.ascending
+        sort = Sort(given.sort, upwards)
+    content = _content(Path(given.run), given.what, kind, sort)
     if out is None:
         sys.stdout.write(content.decode("utf-8"))
         return 0
@@ -77,7 +96,15 @@ def table(given: argparse.Namespace) -> int:
     return 0
 
 
-def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
+@dataclass(frozen=True)
+class Sort:
+    """The column that rows are sorted by, and whether its smallest value comes first."""
+
+    column: str
+    upwards: bool
+
+
+def _content(run: Path, what: str, kind: str, sort: Sort | None) -> bytes:
     import msgspec
 
     from bench import results, tables
@@ -90,10 +117,11 @@ def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
         place = {row.name: row for row in board.methods}
         board = msgspec.structs.replace(board, methods=[place[name] for name in frame["method"]])
     if what == "leaderboard":
+        also = None if sort is None else (sort.column, _texts(board, sort.column))
         if kind in ("text", "markdown"):
-            return (tables.plain(board) if kind == "text" else tables.markdown(board)).encode()
+            return (tables.plain(board, also) if kind == "text" else tables.markdown(board, also)).encode()
         if kind == "latex":
-            return latex.leaderboard(board).encode()
+            return latex.leaderboard(board, also).encode()
         if kind == "json":
             return msgspec.json.format(msgspec.json.encode(board)) + b"\n"
         frame = board.to_frame()
@@ -118,13 +146,23 @@ def _content(run: Path, what: str, kind: str, sort: str | None) -> bytes:
     return _lines(frame, kind).encode()
 
 
-def _sorted(frame: Any, column: str) -> Any:
+def _texts(board: Leaderboard, column: str) -> list[str]:
+    """A column of the CSV as texts; of costs, those of methods that ran."""
+    rows = zip(board.to_frame()[column], board.methods, strict=True)
+    return ["" if column in _COSTS and row.status != "ok" else _text(value) for value, row in rows]
+
+
+def _sorted(frame: Any, sort: Sort) -> Any:
+    column = sort.column
     if column not in frame.columns:
         from bench.errors import nearest
 
         raise BenchError(f"--sort is {column!r}{nearest(column, list(frame))}: there are {', '.join(frame.columns)}")
-    small = column in ("rank", "method", "p_value", "p_holm", "target", "label", "better", "worse", "group", "status")
-    return frame.sort_values(column, ascending=small, kind="stable", na_position="last")
+    values = frame[column]
+    if column in _COSTS and "status" in frame.columns:  # 0 there, of what failed or was skipped, means nothing
+        values = values.mask(frame["status"] != "ok")
+    order = values.reset_index(drop=True).sort_values(ascending=sort.upwards, kind="stable", na_position="last").index
+    return frame.iloc[order]
 
 
 def _lines(frame: Any, kind: str) -> str:

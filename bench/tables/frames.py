@@ -50,6 +50,7 @@ METHODS = {
     "q75": "float64",
     "q95": "float64",
     "negative_share": "float64",
+    "probable_sign_error": "boolean",
     "status": "string",
     "reason": "string",
     "n_excluded": "int64",
@@ -118,6 +119,7 @@ def of_methods(board: Leaderboard) -> pd.DataFrame:
                 "null_stderr": row.null_stderr,
                 **{name: spread and spread.quantiles.get(level) for name, level in _QUANTILES.items()},
                 "negative_share": spread and spread.negative,
+                "probable_sign_error": None if row.lds is None else row.probable_sign_error,
                 "status": row.status,
                 "reason": row.reason or None,
                 "n_excluded": row.n_excluded,
@@ -171,7 +173,7 @@ def read_csv(path: Path, dtypes: Mapping[str, str]) -> pd.DataFrame:
     """Read a CSV file of METHODS, PAIRS or PER_TARGET.
 
     Raises:
-        InputError: it cannot be read, its columns are others, or a value is no number.
+        InputError: it cannot be read, its columns are others, or a value is not of its column's type.
     """
     header, columns = _columns(path)
     if header != list(dtypes):
@@ -228,12 +230,20 @@ def _columns(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
 
 def _parsed(path: Path, name: str, values: list[str], dtype: str) -> list[Any]:
     """Of texts; Python's own parsing, since that of pandas loses the last digit of some floats."""
-    parse: Callable[[str], Any] = {"float64": float, "string": str}.get(dtype, int)
+    parsers: dict[str, Callable[[str], Any]] = {"float64": float, "string": str, "boolean": _truth}
+    parse = parsers.get(dtype, int)
     empty: Any = float("nan") if dtype == "float64" else None
     try:
         return [parse(value) if value or dtype == "int64" else empty for value in values]
     except ValueError as error:
-        raise InputError(f"{path} cannot be read: {name} has a value that is no number ({error})") from error
+        kind = "neither True nor False" if dtype == "boolean" else "no number"
+        raise InputError(f"{path} cannot be read: {name} has a value that is {kind} ({error})") from error
+
+
+def _truth(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise ValueError(repr(text))
+    return text == "True"
 
 
 def parquet_bytes(frame: pd.DataFrame) -> bytes:

@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from bench.tables import caption, footnotes, interval, lds, ranks, share, stamps
+from bench.tables import caption, footnotes, interval, lds, ranks, share, shown, stamps
 from bench.tables.text import seconds
 
 if TYPE_CHECKING:
     from bench.results import Cost, Leaderboard, Row
+    from bench.tables import Column
 
 _SPECIAL = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
@@ -46,17 +47,21 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(char, char) for char in " ".join(printable.split()))
 
 
-def leaderboard(board: Leaderboard) -> str:
+def leaderboard(board: Leaderboard, also: Column | None = None) -> str:
     """A table of rank, LDS with interval, share of the ceiling and cost.
 
-    The best method, and those that cannot be told from it, are bold; the letters of groups are superscripts.
+    The best method, and those that cannot be told from it, are bold; the letters of groups are superscripts. `also` is
+    a further column of the CSV, as for `bench.tables.grid`.
     """
+    if also is not None and also[0] != "peak_bytes" and shown(board, also[0]):
+        also = None
     grouped = sum(row.group is not None for row in board.methods) > 1
     shares = any(row.of_ceiling for row in board.methods)
     removed = any(row.counterfactual for row in board.methods)
     header = ["Rank", "Method", "LDS", r"95\% interval", *(["Of ceiling"] if shares else [])]
     header += ["Counterfactual"] if removed else []
-    header += ["Models", "Training", "Attributing"]
+    header += ["Models", "Training", "Attributing", *([escape(also[0])] if also else [])]
+    further = dict(zip((row.name for row in board.methods), also[1], strict=True)) if also else {}
     kinds = "rlrl" + "r" * (len(header) - 4)
     best = {letter for row in board.methods if row.rank == 1 for letter in _letters(row)}
 
@@ -74,6 +79,7 @@ def leaderboard(board: Leaderboard) -> str:
             *([escape(share(row.of_ceiling.value if row.of_ceiling else None))] if shares else []),
             *([escape(lds(row.counterfactual.spearman if row.counterfactual else None))] if removed else []),
             *(("",) * 3 if not ok else ("--",) * 3 if cost is None else _figures(cost)),
+            *([escape(further[row.name])] if also else []),
         ]
 
     bold = ["bold: the best method" + (" and those not distinguishable from it" if grouped else "")]

@@ -50,7 +50,7 @@ def blocks(found: Leakage) -> list[Block]:
                 "Each pair: the target on the left, the training example that the method names on the right; below, "
                 "their numbers and classes. The most suspicious pairs of a method come first. The last row is the "
                 "plain baseline, the pairs that are nearest in pixels. Look for pairs that are the same picture: those "
-                "that are merely alike are natural near-duplicates, such as two digits by one writer.",
+                "that are merely alike are natural near-duplicates, as of things of one sort or digits by one writer.",
                 density=DENSITY,
             )
         )
