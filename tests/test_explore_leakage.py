@@ -279,9 +279,11 @@ def test_the_command_writes_and_shows(main: Main, run: Path) -> None:
     for one in (told, again):
         one.pop("about")
     assert again == told
-    code, out, _ = main("explore", "leakage", str(run), *WORDS, "--share", "0.4", "--k", "3", "--seed", "1", "--json")
+    other = (*WORDS, "--share", "0.4", "--k", "3", "--most", "1", "--seed", "1", "--json")
+    code, out, _ = main("explore", "leakage", str(run), *other)
     assert code == 0
-    assert json.loads(out)["evaluation"]["rated"] != rated
+    drawn = json.loads(out)["evaluation"]["rated"]
+    assert drawn != [by[one["name"], one["kind"]] for one in drawn]
     code, out, _ = main("explore", "leakage", str(run), "--setting", "toy.py/mlp", "--no-evaluate", "--quiet")
     assert code == 0
     assert "nearer in pixels" in out
