@@ -183,7 +183,7 @@ def _counterfactual(one: Any) -> str:
     best = max(one.methods, key=lambda method: method.score.value)
     return (
         f"predicted and real changes of margins rank alike by {_pair(best.score.value, best.score.ci)} (`{best.name}`; "
-        f"noise allows {tables.lds(one.ceiling)})"
+        f"noise lets about {tables.lds(one.ceiling.value)} be expected at most)"
     )
 
 

@@ -334,8 +334,8 @@ def test_what_is_said_of_chance(store: Path) -> None:
     many = msgspec.structs.replace(many, at_least=many.verified.ci[0] / many.random.ci[1])  # type: ignore[index]
     said = view._against_chance(msgspec.structs.replace(made, methods=[few, many]))
     first, second = said.split("Too few targets to say 5 times: ")
-    assert "many 30 of 30 (100 [89, 100]%) against 0 of 30 (0 [0, 11]%), so at least 7.8 times" in first
-    assert second.startswith("few 5 of 9")
+    assert "many: 30 of 30 (100 [89, 100]%) against 0 of 30 (0 [0, 11]%), so at least 7.8 times" in first
+    assert second.startswith("few: 5 of 9")
     assert "many" not in second
 
 

@@ -201,7 +201,8 @@ def line(predicted: NDArray[np.float64], actual: NDArray[np.float64], *clusters:
             return Line(Estimate(_known(slope)), Estimate(_known(r2)))
         own = np.stack([np.bincount(labels, weights=column) for column in moments.T], axis=1)
         left = np.stack(_of_moments(moments.sum(axis=0) - own), axis=1)
-        variance += (count - 1) / count * np.square(left - left.mean(axis=0)).sum(axis=0)
+        with np.errstate(invalid="ignore"):  # actual changes that are all equal have no R²
+            variance += (count - 1) / count * np.square(left - left.mean(axis=0)).sum(axis=0)
     if not np.isfinite([slope, r2, *variance]).all():
         return Line(Estimate(_known(slope)), Estimate(_known(r2)))
     half = t_quantile(1, fewest, 0.95) * np.sqrt(variance)

@@ -93,7 +93,7 @@ def _against_chance(found: Brittleness) -> str:
     for one in found.methods:
         if one.at_least is None or not one.verified.count:
             continue
-        said = f"{one.name} {_ranged(one.verified)} against {_ranged(one.random)}"
+        said = f"{one.name}: {_ranged(one.verified)} against {_ranged(one.random)}"
         (shown if one.at_least >= _TIMES else open_).append(f"{said}, so at least {one.at_least:.1f} times")
     if not shown and not open_:
         return "No method's predicted removals flip a target."

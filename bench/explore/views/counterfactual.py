@@ -92,9 +92,9 @@ def blocks(found: Counterfactual) -> list[Block]:
             "r2",
             "R²: how near predictions are to the actual changes, with 95% intervals",
             "1 − Σ (actual − predicted)² / Σ (actual − its mean)², of the predictions as they are, in units of "
-            "margins by the one slope: 1 is exact; 0 is as good as always saying the mean of the actual changes, which "
-            "nobody knows beforehand; below 0 is worse than that. Intervals are of targets and groups, both drawn "
-            "anew. counterfactual.csv has all methods.",
+            "margins by the one slope: 1 is exact; 0 is as good as always saying the mean of the actual changes; below "
+            "0 is worse than that, as where a slope is far from 1. Intervals are of targets and groups, drawn anew. "
+            "counterfactual.csv has all methods.",
         ),
     ]
     if found.halves:
