@@ -47,7 +47,7 @@ def _environment(was: dict[str, str]) -> None:
 def _of_torch() -> Iterator[Setting]:
     import torch
 
-    device = torch.get_default_device()
+    device = torch.empty(0).device  # get_default_device of torch 2.6 fails once None has been set
     yield torch.set_default_device, None if device.type == "cpu" else device  # None is the CPU, at no cost
     yield torch.set_default_dtype, torch.get_default_dtype()
     yield torch.set_num_threads, torch.get_num_threads()

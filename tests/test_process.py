@@ -18,7 +18,7 @@ SEEN: dict[str, Callable[[], object]] = {
     "recursion limit": sys.getrecursionlimit,
     "warning filters": lambda: list(warnings.filters),
     "numpy's errors": np.geterr,
-    "default device": torch.get_default_device,
+    "default device": lambda: torch.empty(0).device,
     "device of a new tensor": lambda: torch.zeros(2).device,
     "default type": torch.get_default_dtype,
     "threads": torch.get_num_threads,
