@@ -76,7 +76,8 @@ def against_published(name: str) -> str:
         assert row.of_ceiling is not None
         theirs = "–" if row.name not in published else "{}: {:.3f}".format(*published[row.name])
         one = row.one_seed
-        cells = theirs, tables.lds(one.lds), tables.interval(one.ci), tables.lds(row.lds), f"{row.of_ceiling.value:.0%}"
+        share = tables.share(row.of_ceiling.value)
+        cells = theirs, tables.lds(one.lds), tables.interval(one.ci), tables.lds(row.lds), share
         lines.append(f"| `{row.name}` | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *tables.caption(board), "", _made_with(board)])
 
@@ -120,8 +121,8 @@ def single_model() -> str:
 
 
 def removal() -> str:
-    text = (RECORDS / "mnist-memorization" / "removal.md").read_text("utf-8")
-    return text[text.index("| removed") :]
+    made = (RECORDS / "mnist-memorization" / "removal.md").read_text("utf-8")
+    return made[made.index("| removed") :]
 
 
 _INFLUENCE = "influence:trained_on=subsets"  # its best variant, which is the one that is explored
@@ -143,9 +144,8 @@ def explored() -> str:
         lines.append(
             f"| [`{verb}`](results/records/digits-mlp-explore/{verb}.html) | {page.view(verb).TITLE} | {said} |"
         )
-    about = [one.about for one in found.values()]
-    seconds, models = sum(one.seconds for one in about), sum(one.models for one in about)
-    return "\n".join([*lines, "", f"All of them together: {seconds:.0f} s and {models:,} models.", ""])
+    models = sum(one.about.models for one in found.values())
+    return "\n".join([*lines, "", f"{models:,} models were trained for it.", ""])
 
 
 def _pair(value: float, ci: tuple[float, float] | None) -> str:
@@ -174,8 +174,8 @@ def _leakage(one: Any) -> str:
 def _brittleness(one: Any) -> str:
     best = max(one.methods, key=lambda method: method.both.count)
     return (
-        f"`{best.name}` predicts that {best.predicted.count} of {best.predicted.of} targets flip without k examples: "
-        f"{best.verified.count} of them do, and {best.random.count} without as many random ones"
+        f"`{best.name}` predicts that {best.predicted.count:g} of {best.predicted.of} targets flip without k examples: "
+        f"{best.verified.count:g} of them do, and {best.random.count:g} without as many random ones"
     )
 
 
@@ -199,7 +199,7 @@ def _subpopulations(one: Any) -> str:
 def _embedding(one: Any) -> str:
     best = one.methods[0]
     return (
-        f"{best.purity.share:.0%} of nearest neighbours are of the target's class by `{best.name}`, "
+        f"{best.purity.share:.0%} of nearest neighbours are of the target's class by `{best.method}`, "
         f"{best.purity.raw:.0%} by pixels"
     )
 
