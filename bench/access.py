@@ -58,7 +58,8 @@ class Access:
         It is a function, so that no attribute of a task leads to the rows that judge. It raises EvalRowError for one of
         those, and InputError for a row that does not exist.
         """
-        truth, judging, allowed = self.truth, self.eval, np.concatenate([self.fit, self.tune])
+        truth, allowed = self.truth, np.concatenate([self.fit, self.tune])
+        judging = np.setdiff1d(self.eval, allowed)  # they meet where an import was told to, and is stamped for it
 
         def read(index: NDArray[np.int64], as_stored: bool) -> Rows:
             touched = np.intersect1d(index, judging)

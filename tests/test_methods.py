@@ -197,7 +197,7 @@ def test_tuning_takes_the_damping_that_is_best_on_the_tune_rows(small: Bench) ->
     made, cost = found.scores, found.cost
     tune = Judge.of(small.truth.rows(small.access.tune), 1)
     candidates = {
-        d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.01, 0.1, 1.0, 10.0, 100.0)
+        d: _attribute(small, f"trak:checkpoints=1,proj_dim=7,damping={d}") for d in (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
     }
     best = max(candidates, key=lambda d: tune.score(candidates[d]).mean)
     np.testing.assert_allclose(made, candidates[best], rtol=1e-5)
