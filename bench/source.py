@@ -136,9 +136,9 @@ def walked_back(segments: Sequence[Segment], a: Tensor, weight_decay: float) -> 
 
 
 def integrated(c: Tensor, time: float) -> Tensor:
-    """(1 − exp(−time c)) / c, which is `time` where c is 0."""
+    """(1 − exp(−time c)) / c, which is `time` where c is 0, or too small to matter beside 1/time."""
     x = time * c
-    none = x == 0
+    none = x.abs() < torch.finfo(c.dtype).eps
     return torch.where(none, time, -torch.expm1(-x) / torch.where(none, 1, c))
 
 

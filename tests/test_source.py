@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -209,6 +209,8 @@ def test_equals_the_formula_with_matrix_exponentials(kind: Any, monkeypatch: pyt
 
 
 @given(c=st.floats(-1, 1e6), time=st.floats(1e-6, 1e6))
+@example(c=5e-324, time=1.5)
+@example(c=-5e-324, time=1.5)
 def test_the_integral_is_finite_and_bounded(c: float, time: float) -> None:
     """∫ exp(−c s) ds from 0 to t: t without curvature, 1/c after a long time, never more than either."""
     if -c * time > 600:
