@@ -37,7 +37,7 @@ Each feature has a twin among the targets, which is right as long as one example
 import numpy as np
 from bench.datasets import Architecture, Data, Dataset, Recipe
 
-class Planted(Dataset):
+class Supported(Dataset):
     models = {"logreg": Recipe(Architecture("logreg"), epochs=200, batch_size=20, lr=0.3)}
 
     def __init__(self, mistaken: bool = False) -> None:
@@ -65,12 +65,12 @@ GRID = [k / 135 for k in range(1, 6)]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store of 40 models of the planted setting, and `oracle.npy`: 1 for a target's supporters."""
     folder = tmp_path_factory.mktemp("planted")
-    (folder / "planted.py").write_text(PLANTED)
+    (folder / "supported.py").write_text(PLANTED)
     oracle = np.zeros((135, 15), np.float32)
     for at, target in enumerate(TWINS):
         oracle[at == FEATURE, target] = 1
     np.save(folder / "oracle.npy", oracle)
-    words = ("train", "planted/logreg", "--alpha", "0.7", "--models", "40", "--quiet", "--device", "cpu")
+    words = ("train", "supported/logreg", "--alpha", "0.7", "--models", "40", "--quiet", "--device", "cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BENCH_DATASETS", str(folder))
         assert cli.main([*words, "--out", str(folder / "store")]) == 0
@@ -244,7 +244,7 @@ def test_margins_without(store: Path) -> None:
 def test_the_protocol_single_model_has_one_seed(main: Main, store: Path) -> None:
     """Models are then those of the store: a subset's row is trained again, to the last digits, by its complement."""
     words = ("--alpha", "0.7", "--models", "20", "--quiet", "--device", "cpu", "--protocol", "single-model")
-    assert main("train", "planted/logreg", *words, "--out", "single")[0] == 0
+    assert main("train", "supported/logreg", *words, "--out", "single")[0] == 0
     subject = opened(store.parent / "single")
     assert retraining.models_of(subject, None, 5) == 1
     with pytest.raises(BenchError, match="--seeds is 3, and by the protocol single-model"):
@@ -382,7 +382,7 @@ def test_without_scores_or_what_is_right(main: Main, store: Path) -> None:
     assert code == 2
     assert "add --scores FILE.npy" in error
     words = ("--alpha", "0.7", "--models", "20", "--quiet", "--device", "cpu", "--out", "wrong")
-    assert main("train", "planted/logreg:mistaken=True", *words)[0] == 0
+    assert main("train", "supported/logreg:mistaken=True", *words)[0] == 0
     given = ("explore", "brittleness", "wrong", *ORACLE, "--quiet", "--device", "cpu", "--seeds", "1")
     code, _, error = main(*given, "--targets", "10-12")
     assert code == 2
