@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import halving, hashing, launch, packages
+from bench import halving, hashing, launch, packages, trained_on
 from bench.absent import Absent
 from bench.access import Access
 from bench.checkpoints import Pool
@@ -68,10 +68,7 @@ class Bench:
         identity = truth.meta.identity
         if identity.setting != setting.name:
             raise InputError(f"{store} was made with {identity.setting}, not {setting.name}: name that setting")
-        if identity.data != hashing.data(data):
-            raise InputError(f"{store} was trained on other data than {setting.name} has now: train it again")
-        if identity.recipe != hashing.recipe(setting.recipe):
-            raise InputError(f"{store} was trained by another recipe than {setting.name} has now: train it again")
+        trained_on.refuse_others(store, identity, setting, data)
         groups = [truth.of_group(group, n_rows) for group in ("fit", "tune", "eval")]
         diverged = sum(row < n_rows for row in truth.meta.diverged)
         no_fit = len(groups[0]) < 1 and not identity.plan.judge_only

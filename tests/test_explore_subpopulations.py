@@ -262,9 +262,9 @@ def test_halves() -> None:
 
 def test_intervals() -> None:
     values = np.random.default_rng(0).standard_normal((6, 9))
-    found = conflicts.student(values[0])
+    found = conflicts.averaged(values[0])
     assert found.ci == pytest.approx(stats.t.interval(0.95, 8, values[0].mean(), stats.sem(values[0])))
-    assert (conflicts.student(values[0, :1]).ci, conflicts.student(values[0, :0]).mean) == (None, None)
+    assert (conflicts.averaged(values[0, :1]).ci, conflicts.averaged(values[0, :0]).mean) == (None, None)
     both = conflicts._over_both(values)
     se = np.sqrt(stats.sem(values.mean(axis=1)) ** 2 + stats.sem(values.mean(axis=0)) ** 2)
     assert both.ci == pytest.approx(stats.t.interval(0.95, 5, values.mean(), se))

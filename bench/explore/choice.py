@@ -32,6 +32,13 @@ def known(found: Sequence[Scored]) -> dict[str, NDArray[np.bool_]]:
     return made
 
 
+def left_out(name: str, known: NDArray[np.bool_]) -> str:
+    """How many targets of a method are left out, for the notes."""
+    out = int((~known).sum())
+    which = f"{out:,} of {len(known):,} targets {either(out, 'is', 'are')}"
+    return f"{name}: {which} left out, whose scores are not all finite"
+
+
 def wanted(
     subject: Subject,
     there: dict[str, NDArray[np.bool_]],
@@ -51,11 +58,7 @@ def wanted(
     """
     for name, mine in there.items():
         if not mine.all():
-            out = int((~mine).sum())
-            notes.append(
-                f"{name}: {out:,} of {len(mine):,} targets {either(out, 'is', 'are')} left out, whose scores are not "
-                "all finite"
-            )
+            notes.append(left_out(name, mine))
     if targets is None:
         whole = np.flatnonzero(np.all(list(there.values()), axis=0))
         if not len(whole):

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 
 from bench.explore.clusters_document import Change, Check
-from bench.explore.document import finite
 from bench.explore.retraining import margins_without
+from bench.stats.student import student
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -232,18 +232,13 @@ def _alike(removed: NDArray[np.int64], labels: NDArray[np.int64], rng: np.random
 
 def _over_seeds(values: NDArray[np.float64]) -> Change:
     """Mean of `[seeds]`, those that diverged left out, with the interval of Student's t."""
-    return student(values[np.isfinite(values)])
+    return averaged(values[np.isfinite(values)])
 
 
-def student(values: NDArray[np.float64]) -> Change:
+def averaged(values: NDArray[np.float64]) -> Change:
     """Mean with its 95% interval of Student's t; without one where there is but one value."""
-    if not len(values):
-        return Change(mean=None)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Change(mean=mean)
-    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-    return Change(mean=finite(mean), ci=(mean - half, mean + half))
+    mean, _, ci = student(values)
+    return Change(mean=mean, ci=ci)
 
 
 def _over_both(values: NDArray[np.float64]) -> Change:

@@ -11,13 +11,12 @@ import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import asked, cluster_pictures, clusters, conflicts, document, retraining, subgroups
+from bench.explore import asked, choice, cluster_pictures, clusters, conflicts, document, retraining, subgroups
 from bench.explore.clusters import NORMALISE, Group, Lengths, Normalise
 from bench.explore.clusters_document import Cluster, Component, Conflict, Divided, Evaluation, Subpopulations
 from bench.explore.document import Finding
 from bench.explore.planted import NotPlantedError
 from bench.explore.subject import NoExamplesError
-from bench.wording import either
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,9 +92,7 @@ def subpopulations(
     if not known.any():
         raise InputError(f"{method.name} has no target whose scores are all finite: name another method")
     if not known.all():
-        left = int((~known).sum())
-        out_of = f"{left:,} of {len(known):,} targets {either(left, 'is', 'are')}"
-        notes.append(f"{method.name}: {out_of} left out, whose scores are not all finite")
+        notes.append(choice.left_out(method.name, known))
     within = within or ("all" if subject.data is None else "class")
     parts = _parts(subject, within, known, notes)
     count = _count(n_clusters, parts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import launch, subsets
+from bench import stacks, subsets
 from bench.errors import BenchError, InputError
 from bench.recorded import Recorded
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 _MODEL, _APART = 7, 15  # streams of the root seed, none of a ground truth's, of checkpoints or of `bench removal`
-_STACKS_PER_WORKER = 4  # so that progress is seen, and workers end together
 
 
 def models_of(subject: Subject, seeds: int | None, usual: int) -> int:
@@ -82,8 +80,6 @@ def margins_without(
     Raises:
         InputError: a group that leaves nothing to train on, or has an example that is not there.
     """
-    from bench.train import cpu_threads, one_torch_thread
-
     columns = np.arange(trainer.data.n_targets) if targets is None else targets
     kept = [_kept(group, trainer.data.n_train, number) for number, group in enumerate(groups)]
     if isinstance(seeds, int):
@@ -97,22 +93,14 @@ def margins_without(
     # Models of one size one after another: they stack better.
     order = sorted(range(len(kept)), key=lambda at: len(kept[at]))
     todo = [(at, s) for at in order for s in range(count)]
-    on_cpu = trainer.device.type == "cpu"
-    workers = cpu_threads() if on_cpu else 1
-    size = max(1, -(-len(todo) // (workers * _STACKS_PER_WORKER)))
-    spans = [(at, min(at + size, len(todo))) for at in range(0, len(todo), size)]
     found = np.full((len(groups), count, len(columns)), np.nan, np.float32)
 
-    def stack(span: tuple[int, int]) -> int:
-        mine = todo[span[0] : span[1]]
-        made = trainer.rows([kept[at] for at, _ in mine], [begin[at][s] for at, s in mine], Recorded(output))
-        for (at, s), margins in zip(mine, made["margins"], strict=True):
+    def take(mine: slice, made: Mapping[str, NDArray[Any]]) -> None:
+        for (at, s), margins in zip(todo[mine], made["margins"], strict=True):
             found[at, s] = margins[columns] if np.isfinite(margins).all() else np.nan
-        return len(mine)
 
-    context: Any = one_torch_thread() if on_cpu else nullcontext()
-    with context, progress.task(what, len(todo), "models") as advance:
-        launch.run_all(stack, spans, workers, lambda done: advance(done), trainer.stop)
+    subsets_of, seeds_of = [kept[at] for at, _ in todo], [begin[at][s] for at, s in todo]
+    stacks.train(trainer, subsets_of, seeds_of, Recorded(output), take, progress, what)
     return found
 
 

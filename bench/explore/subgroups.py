@@ -18,7 +18,7 @@ from bench.errors import UnmetError
 from bench.explore import clusters
 from bench.explore.asked import at_least
 from bench.explore.clusters_document import Agreement, Change, Evaluation
-from bench.explore.conflicts import student
+from bench.explore.conflicts import averaged
 from bench.explore.planted import NotPlantedError, check_models, planted
 from bench.report.images import shape_of
 
@@ -261,9 +261,9 @@ def _rows(found: dict[tuple[str, bool], list[float]], baseline: str) -> list[Agr
     against = found[baseline, True]
     made = []
     for (name, raw), values in found.items():
-        whole = student(np.array(values))
+        whole = averaged(np.array(values))
         assert whole.mean is not None
-        apart: Change | None = None if name == baseline else student(np.array(values) - np.array(against))
+        apart: Change | None = None if name == baseline else averaged(np.array(values) - np.array(against))
         ci = None if whole.ci is None else (whole.ci[0], min(1.0, whole.ci[1]))  # no index is above 1
         made.append(Agreement(name=name, raw=raw, mean=whole.mean, ci=ci, groups=values, difference=apart))
     return sorted(made, key=lambda one: -one.mean)

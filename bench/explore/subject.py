@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import datasets, hashing, methods, precomputed, results, runner, status
+from bench import datasets, methods, precomputed, results, runner, status, trained_on
 from bench.errors import BenchError, InputError, MethodError, UnmetError, nearest
 from bench.files import stamp
 from bench.progress import Progress
@@ -269,13 +269,7 @@ def _examples(
             raise
         return None, None, f"{error}; name its setting, with its file, by --setting"
     data = runner.load(setting, data_dir, allow_modified)
-    who = truth.meta.identity
-    for what, now, then in (
-        ("on other data", hashing.data(data), who.data),
-        ("by another recipe", hashing.recipe(setting.recipe), who.recipe),
-    ):
-        if now != then:
-            raise InputError(f"{truth.path} was trained {what} than {setting.name} has now: train it again")
+    trained_on.refuse_others(truth.path, truth.meta.identity, setting, data)
     return setting, data, ""
 
 

@@ -31,14 +31,9 @@ class Estimate(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, each: Sequence[float | None]) -> Estimate:
         """The estimate from one number per seed."""
-        from scipy.special import stdtrit
+        from bench.stats.student import student
 
-        known = np.array([value for value in each if value is not None], np.float64)
-        if len(known) < 2:
-            return cls(float(known[0]) if len(known) else None, None, None, list(each))
-        mean, stderr = float(known.mean()), float(known.std(ddof=1) / np.sqrt(len(known)))
-        half = float(stdtrit(len(known) - 1, (1 + LEVEL) / 2)) * stderr
-        return cls(mean, stderr, (mean - half, mean + half), list(each))
+        return cls(*student(np.array([value for value in each if value is not None], np.float64), LEVEL), list(each))
 
     def minus(self, other: Estimate) -> Estimate:
         """The difference, seed by seed."""

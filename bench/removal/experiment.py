@@ -8,15 +8,14 @@ the store's estimates and the test examples as they are. The test examples have 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import atomic, datasets, hashing, launch, memorization, memorization_files, runner, status
+from bench import atomic, datasets, launch, memorization, memorization_files, runner, stacks, status, trained_on
 from bench.errors import BenchError, InputError
 from bench.files import stamp
 from bench.progress import Progress
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)
 _MODEL, _SET, _TIES = 4, 5, 6  # streams of the root seed, none of a ground truth's
-_STACKS_PER_WORKER = 4  # so that progress is seen, and workers end together
 _BINS = 50  # from −1 to 1
 
 
@@ -194,13 +192,7 @@ def _examples(truth: GroundTruth, options: Options) -> tuple[Setting, Data]:
     assert truth.meta is not None
     setting = datasets.setting(options.setting or status.setting_of(truth))
     data = runner.load(setting, options.data_dir, options.allow_modified_data)
-    who = truth.meta.identity
-    for what, now, then in (
-        ("on other data", hashing.data(data), who.data),
-        ("by another recipe", hashing.recipe(setting.recipe), who.recipe),
-    ):
-        if now != then:
-            raise InputError(f"{truth.path} was trained {what} than {setting.name} has now: train it again")
+    trained_on.refuse_others(truth.path, truth.meta.identity, setting, data)
     return setting, data
 
 
@@ -243,26 +235,17 @@ def _trained(
     name: str,
 ) -> list[float | None]:
     """Test accuracy of a model per subset; None where it diverged."""
-    from bench.train import cpu_threads, one_torch_thread
-
-    on_cpu = trainer.device.type == "cpu"
-    workers = cpu_threads() if on_cpu else 1
-    size = -(-len(kept) // (workers * _STACKS_PER_WORKER))
-    spans = [(at, min(at + size, len(kept))) for at in range(0, len(kept), size)]
     found: dict[int, float | None] = {}
 
-    def stack(span: tuple[int, int]) -> tuple[int, float | None]:
-        mine = slice(*span)
-        made = trainer.rows(kept[mine], seeds[mine], Recorded(keep=("correct",)))
+    def take(mine: slice, made: Mapping[str, NDArray[Any]]) -> float | None:
         whole = np.isfinite(made["margins"]).all(axis=1)
         right = [float(one) if there else None for one, there in zip(made["correct"].mean(axis=1), whole, strict=True)]
-        found.update(zip(range(*span), right, strict=True))
+        found.update(zip(range(mine.start, mine.stop), right, strict=True))
         known = [one for one in right if one is not None]
-        return len(right), float(np.mean(known)) if known else None
+        return float(np.mean(known)) if known else None
 
-    context: Any = one_torch_thread() if on_cpu else nullcontext()
-    with context, progress.task(f"training {name} without examples", len(kept), "models") as advance:
-        launch.run_all(stack, spans, workers, lambda done: advance(*done), trainer.stop)
+    recorded = Recorded(keep=("correct",))
+    stacks.train(trainer, kept, seeds, recorded, take, progress, f"training {name} without examples")
     return [found[at] for at in range(len(kept))]
 
 
