@@ -13,6 +13,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -345,6 +346,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     # Read when torch loads its OpenMP: threads that spin at every barrier crawl where other work shares the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch's, of its own code, when it first takes a derivative forwards: nobody who reads it can do anything.
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     from bench import commands
 
     for stream in (sys.stdout, sys.stderr):

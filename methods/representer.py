@@ -4,8 +4,8 @@ Yeh, Kim, Yen and Ravikumar (2018), "Representer point selection for explaining 
 a last layer at a stationary point with an L2 penalty, and recipes stop before: it is refitted to each checkpoint's
 features, with the penalty l2/2 ‖W‖² (the paper's λ is half of l2), and scores are what examples add to the refitted
 margin. `l2=recipe` is the recipe's weight decay plus the ridge that its number of steps amounts to
-(`Recipe.early_stopping_ridge`); `tune` takes the best of PENALTIES by LDS on the tune rows, of the mean over all
-checkpoints.
+(`Recipe.early_stopping_ridge`); `tune` takes the best of it and PENALTIES by LDS on the tune rows, of the mean over
+all checkpoints.
 """
 
 from typing import Literal
@@ -40,7 +40,8 @@ class Representer(Method):
     def attribute(self, task: Task) -> NDArray[np.float32]:
         recipe, (x, y), (test_x, test_y) = task.setting.recipe, task.inputs("train"), task.inputs("test")
         stopped = recipe.weight_decay + influence.ridge("early-stopping", 1.0, task)
-        penalties = PENALTIES if self.l2 == "tune" else (stopped if self.l2 == "recipe" else self.l2,)
+        names = ("recipe", *PENALTIES) if self.l2 == "tune" else (self.l2,)
+        penalties = [stopped if name == "recipe" else float(name) for name in names]
         total = np.zeros((len(penalties), len(y), len(test_y)), np.float32)
         for module in task.checkpoints(self.checkpoints):
             train, test = features(module, x), features(module, test_x)
@@ -49,5 +50,5 @@ class Representer(Method):
                 into += fitted.scores(test, test_y, task.output).cpu().numpy().astype(np.float32) / self.checkpoints
         best: NDArray[np.float32] = total[0]
         if self.l2 == "tune":
-            _, best = task.choose(zip(PENALTIES, total, strict=True), "l2")
+            _, best = task.choose(zip(names, total, strict=True), "l2")
         return best

@@ -207,6 +207,7 @@ def test_bad_words_are_one_sentence(main: Main, run: Path) -> None:
         (("--labels", "high.npy"), "high.npy has a label 3: they are 0 … 2"),
         (("--labels", "real.npy"), "real.npy holds float64 [40]"),
         (("--no-plant", "--labels", "other.npy"), "add --labels-are clean"),
+        (("--no-plant", "--models", "0"), "--models is 0"),
     ):
         code, out, err = main("explore", "mislabel", str(run), *WORDS, *words)
         assert (code, out) == (2, ""), words

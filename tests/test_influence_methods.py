@@ -297,6 +297,7 @@ def test_tuning_takes_one_of_the_candidates(small: Bench, name: str) -> None:
     (search,) = task.searches
     assert search.what == what
     assert search.chosen in search.tried
+    assert {"l2": "recipe", "damping": "early-stopping"}[what] in search.tried  # the default is one of them
     again, _ = _attribute(small, f"{name}:{what}={search.chosen},checkpoints=1")
     np.testing.assert_allclose(made, again, rtol=1e-2, atol=1e-2 * np.abs(made).max())
 

@@ -21,6 +21,7 @@ from bench import memorization
 from bench.errors import BenchError, InputError
 from bench.explore import asked, document, labels, pairs, separation
 from bench.explore.document import Document, Finding
+from bench.explore.planted import check_models, planted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,6 +145,7 @@ def mislabel(
     asked.at_most(most, "--most", 1000, "methods")
     if seed < 0:
         raise BenchError(f"--seed is {seed}: it cannot be negative")
+    check_models(models)
     if not plant and labels_file is not None and labels_are == "noisy":
         raise BenchError("--no-plant trains nothing, so noisy labels cannot be trained on: add --labels-are clean")
     given = None
@@ -201,8 +203,6 @@ def _trained(
     out: Path | None,
 ) -> tuple[Values, dict[str, float | None], dict[str, str], int]:
     """How suspicious each example is by each method and baseline; LDS, what is missing, and models trained."""
-    from bench.explore.planted import planted
-
     noisy = replace(data, train_y=given.trained, test_x=data.train_x, test_y=given.trained)
     what = "labels" if given.source is None else "labels-file"
     with planted(subject, what, noisy, leading, out, models, seed, needed=False) as run:
