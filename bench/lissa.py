@@ -32,9 +32,11 @@ class Series:
     """How the series is made.
 
     Attributes:
-        scale: σ; `auto` is the largest eigenvalue plus the ridge, doubled (five times at most) where that diverges:
-            batches have larger eigenvalues than the whole.
-        depth: terms; `auto` leaves 5% of the slowest direction, but is at most 5,000.
+        scale: σ, whose inverse is the step, which the noise that batches leave grows with. `auto` is the largest
+            eigenvalue plus the ridge, or where batches are random the largest scale with which a given depth leaves 5%
+            of the slowest direction, if that is more; doubled (five times at most) where it diverges: batches have
+            larger eigenvalues than the whole.
+        depth: terms; `auto` leaves 5% of the slowest direction, with the smallest scale, but is at most 5,000.
         batch: examples a term, drawn anew each time without repeats; as many as there are, or more, is all of them.
         repeats: series to average.
     """
@@ -54,6 +56,14 @@ class Series:
             value = getattr(self, name)
             if value != "auto" and not 0 < value < math.inf:
                 raise InputError(f"{name} of LiSSA is {value}: it must be above 0, and finite")
+
+    def first_scale(self, largest: float, ridge: float, n: int) -> float:
+        """σ to begin with, for a matrix of this largest eigenvalue, over so many examples."""
+        if self.scale != "auto":
+            return self.scale
+        noiseless = self.batch >= n
+        gentlest = 0.0 if self.depth == "auto" or noiseless else ridge / -math.expm1(math.log(LEFT) / self.depth)
+        return max(largest + ridge, gentlest)
 
     def terms(self, scale: float, ridge: float) -> int:
         """Terms of the series: (1 − ridge/scale)^terms is what is left of a direction without curvature."""
@@ -103,7 +113,7 @@ def solve(
     Raises:
         DivergedError: the series grows beyond what a positive semidefinite A allows.
     """
-    scale = largest + ridge if how.scale == "auto" else how.scale
+    scale = how.first_scale(largest, ridge, n)
     for left in reversed(range(_DOUBLINGS + 1)):
         depth = how.terms(scale, ridge)
         try:

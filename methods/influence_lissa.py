@@ -65,7 +65,8 @@ class InfluenceLissa(Method):
             far = max(far, residual)
         if far > FAR:
             task.note(
-                f"the median target is left with a relative residual of {far:.2f}: larger batches or more repeats help"
+                f"the median target is left with a relative residual of {far:.2f}: more depth, larger batches or more "
+                "repeats help"
             )
         return total
 

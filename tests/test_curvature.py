@@ -230,6 +230,20 @@ def test_lissa_depth_leaves_a_share() -> None:
     assert lissa.Series(depth=7).terms(2.0, 0.05) == 7
 
 
+def test_lissa_takes_the_gentlest_scale_that_a_given_depth_allows() -> None:
+    deep = lissa.Series(depth=2000, batch=20)
+    scale = deep.first_scale(largest=2.0, ridge=0.05, n=200)
+    assert (1 - 0.05 / scale) ** 2000 == pytest.approx(lissa.LEFT)
+    assert scale > 2.05
+    least = pytest.approx(2.05)  # what the matrix itself needs: fewer terms, no noise, or no depth to use
+    assert lissa.Series(depth=10, batch=20).first_scale(2.0, 0.05, 200) == least
+    assert lissa.Series(depth=2000, batch=200).first_scale(2.0, 0.05, 200) == least
+    assert lissa.Series(batch=20).first_scale(2.0, 0.05, 200) == least
+    one = _Quadratic()
+    gentle, rough = one.solve(deep), one.solve(lissa.Series(scale=one.largest + 0.05, depth=2000, batch=20))
+    assert gentle.residual.mean() < 0.7 * rough.residual.mean()
+
+
 def test_lissa_notices_divergence() -> None:
     one = _Quadratic()
     with pytest.raises(lissa.DivergedError, match=r"LiSSA diverges with scale 0\.2 .* give a larger scale"):
