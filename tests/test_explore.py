@@ -172,6 +172,12 @@ def test_scores_from_files(main: Main, run: Path) -> None:
     refused(explore(main, "similar", "R", "--scores", "turned.npy"), "--orientation")
     twice = ("--scores", "datamodels=turned.npy", *words[2:])
     refused(explore(main, "similar", "R", *twice), "two score matrices are called 'datamodels'", "--scores NAME=FILE")
+    for name, factor in (("big", 1e300), ("tiny", 1e-300)):
+        np.save(f"{name}.npy", -scores.T * np.float64(factor))
+        refused(explore(main, "leakage", "R", "--scores", f"{name}.npy", *words[2:]), f"{name}.npy has scores of up to")
+    np.save("fair.npy", -scores.T * np.float64(1e20))
+    scaled = json.loads(explore(main, "embedding", "R", "--scores", "mine=fair.npy", *words[2:], "--json")[1])
+    assert scaled["methods"][0]["queries"] == found["methods"][0]["queries"]
     np.save("small.npy", np.zeros((3, 4)))
     refused(
         explore(main, "similar", "R", "--scores", "small.npy", "--orientation", "train,test", "--sign", "+"), "small"
@@ -410,6 +416,7 @@ def test_a_dataset_that_is_gone(main: Main, run: Path, made: Path, monkeypatch: 
     monkeypatch.delenv("BENCH_DATASETS")
     found = json.loads(explore(main, "similar", str(run), "--json")[1])
     assert found["target_labels"] is None
+    assert found["about"]["setting"] == "spots/logreg"
     said = "has no examples: spots/logreg is no setting of this installation; name it, with its file, by --setting"
     refused(explore(main, "mislabel", str(run)), said)
     again = explore(main, "similar", str(run), "--setting", f"{made / 'plugins/spots.py'}/logreg", "--json")
@@ -493,12 +500,15 @@ def test_index_files(tmp_path: Path) -> None:
     np.save(tmp_path / "mask.npy", np.arange(9) % 4 == 0)
     (tmp_path / "a.json").write_text("[7, 3]")
     (tmp_path / "a.txt").write_text("7, 3\n3")
-    for name in ("a.npy", "a.json", "a.txt"):
+    (tmp_path / "marked.txt").write_text("7\r\n3", "utf-8-sig")
+    for name in ("a.npy", "a.json", "a.txt", "marked.txt"):
         assert asked.index_file(tmp_path / name, 9).tolist() == [3, 7]
     assert asked.index_file(tmp_path / "mask.npy", 9).tolist() == [0, 4, 8]
     np.save(tmp_path / "real.npy", np.array([1.5]))
     np.save(tmp_path / "square.npy", np.zeros((2, 2), int))
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    (tmp_path / "text.npy").write_text("3 7")
+    (tmp_path / "lists.json").write_text("[[1], [1, 2]]")
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "words.txt").write_text("one")
     (tmp_path / "negative.txt").write_text("-1")
@@ -516,12 +526,14 @@ def test_index_files(tmp_path: Path) -> None:
     for name, words in (
         ("real.npy", "holds float64"),
         ("square.npy", r"holds int64 \[2, 2\]"),
-        ("objects.npy", "is not a list of training examples' numbers"),
+        ("objects.npy", "is not a list of training examples' numbers: it holds Python objects, which are never loaded"),
+        ("text.npy", "is not a list of training examples' numbers: it does not begin as a .npy file does"),
+        ("lists.json", "is not a list of training examples' numbers: its lists differ in length"),
         ("empty.txt", "an empty group cannot be removed"),
         ("words.txt", "is not a list"),
         ("negative.txt", "names training example -1: they are numbered 0 … 8"),
         ("a.npy", "names training example 7: they are numbered 0 … 4"),
-        ("ragged.json", "is not a list"),
+        ("ragged.json", "some of its entries are lists, and some are not"),
         ("object.json", r"object.json is not a list of training examples' numbers: write it as \[3, 17, 40\]"),
         ("null.json", "null.json is not a list of training examples' numbers"),
         ("hole.json", "hole.json is not a list of training examples' numbers"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, InputError
 
@@ -44,6 +45,55 @@ def _whole(word: str) -> int:
     return int(word)
 
 
+def from_file(place: Path, what: str) -> NDArray[Any]:
+    """Values from a file: .npy, .json of a list, or text with white space or commas between whole numbers.
+
+    Args:
+        place: the file.
+        what: is in it, in the plural.
+
+    Returns:
+        Whatever it holds: the caller looks at type and shape.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import json
+
+    import numpy as np
+
+    try:
+        if place.suffix == ".npy":
+            return _array(place)
+        text = place.read_text("utf-8-sig")  # some editors put a mark at the beginning
+        if place.suffix == ".json":
+            found = json.loads(text)
+            if isinstance(found, list) and len({isinstance(one, list) for one in found}) > 1:
+                raise ValueError("some of its entries are lists, and some are not")
+            return np.array(found)
+        return np.array([_whole(word) for word in text.replace(",", " ").split()])
+    except OSError as error:
+        raise InputError(f"{place}: {error.strerror or error}; name a file of {what}") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        why = "its lists differ in length" if "inhomogeneous" in str(error) else error
+        raise InputError(f"{place} is not a list of {what}: {why}") from error
+
+
+def _array(place: Path) -> NDArray[Any]:
+    import numpy as np
+
+    with place.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError("it does not begin as a .npy file does")
+        file.seek(0)
+        try:
+            return np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            if "allow_pickle" in str(error):
+                raise ValueError("it holds Python objects, which are never loaded") from error
+            raise
+
+
 def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
     """Training examples from a file: numbers in .npy, in .json as a list, or in text with white space or commas.
 
@@ -53,22 +103,10 @@ def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:
     Raises:
         InputError: it cannot be read, is empty, or names an example that is not there.
     """
-    import json
-
     import numpy as np
 
     place = Path(path)
-    try:
-        if place.suffix == ".npy":
-            values = np.load(place, allow_pickle=False)
-        elif place.suffix == ".json":
-            values = np.array(json.loads(place.read_text("utf-8")))
-        else:
-            values = np.array([_whole(word) for word in place.read_text("utf-8").replace(",", " ").split()])
-    except OSError as error:
-        raise InputError(f"{place}: {error.strerror or error}; name a file of training examples' numbers") from error
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise InputError(f"{place} is not a list of training examples' numbers: {error}") from error
+    values = from_file(place, "training examples' numbers")
     if values.dtype.kind in "OSU":  # words, what JSON has besides, and numbers that are too large for numpy's
         if values.ndim == 1 and all(type(one) is int for one in values):
             most = max(values, key=abs)
@@ -113,6 +151,10 @@ def at_most(value: int, flag: str, count: int, what: str) -> int:
     Raises:
         BenchError: it is not.
     """
+    try:
+        operator.index(value)
+    except TypeError as error:
+        raise BenchError(f"{flag} is {value!r}: it takes a whole number from 1 to {count}") from error
     if not 1 <= value <= count:
         raise BenchError(f"{flag} is {value}: it takes 1 to {count}, the number of {what}")
     return value

@@ -76,12 +76,7 @@ def named(subject: Subject, there: dict[str, NDArray[np.bool_]], targets: Sequen
     Raises:
         InputError: none is named, one is out of range, or a method has no finite scores of it.
     """
-    values = np.asarray(targets)
-    if not values.size:
-        raise InputError("no target is named: name at least one")
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise InputError(f"targets are {values.dtype} {list(values.shape)}, where a list of whole numbers is needed")
-    picked = np.unique(values.astype(np.int64))
+    picked = whole(targets, "target")
     for target in picked:
         if not 0 <= target < subject.n_targets:
             raise InputError(
@@ -93,6 +88,27 @@ def named(subject: Subject, there: dict[str, NDArray[np.bool_]], targets: Sequen
                     f"{name} has scores of target {target} that are not finite: leave the target or the method out"
                 )
     return picked
+
+
+def whole(numbers: Sequence[int], what: str) -> NDArray[np.int64]:
+    """Numbers that are asked for, ascending, each once.
+
+    Args:
+        numbers: as they were given.
+        what: has these numbers, in the singular.
+
+    Raises:
+        InputError: there is none, or they are not a list of whole numbers.
+    """
+    try:
+        values = np.asarray(numbers)
+    except ValueError as error:  # lists of lists that differ in length
+        raise InputError(f"{what}s are {numbers!r}, where a list of whole numbers is needed") from error
+    if not values.size:
+        raise InputError(f"no {what} is named: name at least one")
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise InputError(f"{what}s are {values.dtype} {list(values.shape)}, where a list of whole numbers is needed")
+    return np.unique(values.astype(np.int64))
 
 
 def over_classes(labels: NDArray[np.int64] | None, count: int, most: int) -> NDArray[np.int64]:

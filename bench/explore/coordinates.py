@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from bench.errors import BenchError, InputError
+from bench.errors import InputError
 from bench.explore import asked, choice, document, pictures, plane
 from bench.explore.asked import at_most
 from bench.explore.document import Document, Finding
@@ -263,12 +263,10 @@ def _train_items(
     if query is None:
         labels = None if subject.data is None else subject.data.train_y
         return choice.over_classes(labels, subject.n_train, choice.COUNT)
-    picked = np.unique(np.asarray(query, np.int64))
-    if not len(picked):
-        raise BenchError("no training example is named: name at least one")
+    picked = choice.whole(query, "training example")
     wrong = picked[(picked < 0) | (picked >= subject.n_train)]
     if len(wrong):
-        raise BenchError(f"there is no training example {wrong[0]}: they are numbered 0 … {subject.n_train - 1}")
+        raise InputError(f"there is no training example {wrong[0]}: they are numbered 0 … {subject.n_train - 1}")
     return picked
 
 

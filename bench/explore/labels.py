@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.errors import BenchError, InputError
+from bench.explore import asked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,17 +70,7 @@ def of_file(path: str | Path, data: Data, *, noisy: bool) -> Labels:
         InputError: it cannot be read, does not fit, or agrees with the dataset on all labels or on none.
     """
     place = Path(path)
-    try:
-        if place.suffix == ".npy":
-            values = np.load(place, allow_pickle=False)
-        else:
-            values = np.array([int(word) for word in place.read_text("utf-8").replace(",", " ").split()], np.int64)
-    except OSError as error:
-        raise InputError(
-            f"{place}: {error.strerror or error}; name a file of one label per training example"
-        ) from error
-    except (ValueError, OverflowError) as error:
-        raise InputError(f"{place} is not a list of labels, one whole number per training example: {error}") from error
+    values = asked.from_file(place, "labels, a whole number per training example")
     if values.shape != (data.n_train,) or values.dtype.kind not in "iu":
         raise InputError(
             f"{place} holds {values.dtype} {list(values.shape)}: it takes {data.n_train} whole numbers, a label for "

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from bench.train import Trainer
 
 
+_LARGEST = 1e30  # of scores: their squares, and what they are divided by, stay within float32 and float64
+
+
 class NoExamplesError(BenchError):
     """A verb needs examples, and the store is without them."""
 
@@ -105,6 +108,8 @@ class Subject:
         """The setting's name, or the store's."""
         if self.setting is not None:
             return self.setting.name
+        if self.truth.meta is not None:
+            return status.setting_of(self.truth)
         return self.truth.imported.title if self.truth.imported is not None else self.truth.path.name
 
     @property
@@ -359,7 +364,22 @@ def _from_files(files: Sequence[methods.Chosen]) -> list[Scored]:
         values = one.method.scores()
         if values.dtype.kind != "f":
             values = values.astype(np.float64)
-        if not np.isfinite(values).all(axis=0).any():
-            raise InputError(f"{one.method.file.path} has no target whose scores are all finite: nothing is left")
-        made.append(Scored(one.name, values, None, one.method.file.remarks, asked=True))
+        scored = Scored(one.name, values, None, one.method.file.remarks, asked=True)
+        _check_size(scored, one.method.file.path)
+        made.append(scored)
     return made
+
+
+def _check_size(one: Scored, path: Path) -> None:
+    """Refuse a file without any finite target, and numbers whose squares no longer are."""
+    known = one.known()
+    if not known.any():
+        raise InputError(f"{path} has no target whose scores are all finite: nothing is left")
+    largest = 0.0
+    for at in range(0, len(one.scores), 1024):
+        largest = max(largest, float(np.abs(one.scores[at : at + 1024][:, known]).max()))
+    if largest and not 1 / _LARGEST < largest < _LARGEST:
+        raise InputError(
+            f"{path} has scores of up to {largest:.1g}, beyond what can be computed with: multiply them by one number, "
+            "which changes no ranking"
+        )
