@@ -76,9 +76,12 @@ def _sheet(pixels: Pixels, data: Data, rows: Sequence[Row], headings: tuple[str,
     _, height, width = pixels.size
     scale = max(1, round(_SIDE / height))
     cell = width * scale + _PAD, height * scale + 2 * _PAD
-    each = [max(len(row[at]) for row in rows) for at in (2, 3)]
-    starts = _NAME, _NAME + each[0] * cell[0] + _GAP
-    size = starts[1] + each[1] * cell[0] + _PAD, _HEAD + len(rows) * cell[1]
+    broad = [
+        max(max(len(row[at]) for row in rows) * cell[0], int(_font().getlength(words)) + 1)
+        for at, words in zip((2, 3), headings, strict=True)
+    ]
+    starts = _NAME, _NAME + broad[0] + _GAP
+    size = starts[1] + broad[1] + _PAD, _HEAD + len(rows) * cell[1]
     picture = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(picture)
     for x, words in zip(starts, headings, strict=True):
