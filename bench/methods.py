@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench import _plugins
-from bench.errors import BenchError
+from bench.errors import BenchError, InputError
+from bench.wording import raised
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ __all__ = ["Chosen", "Method", "Needs", "by_default", "check", "chosen", "distin
 __path__ = _plugins.search_path("methods")
 
 _ALL = "all"
+MOST_CHECKPOINTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,19 @@ class Needs:
     plain_sgd: bool = False
     packages: tuple[str, ...] = ()
     extra: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that nothing can have.
+
+        Raises:
+            InputError: one is negative, or there are more checkpoints than anyone would train.
+        """
+        for name in ("fit_rows", "tune_rows", "max_parameters", "checkpoints", "single_model"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"it needs {value} {name}: that cannot be negative")
+        if self.checkpoints > MOST_CHECKPOINTS:
+            raise InputError(f"it asks for {self.checkpoints:,} checkpoints: take at most {MOST_CHECKPOINTS:,}")
 
 
 class Method(ABC):
@@ -107,6 +122,26 @@ class Chosen:
     def plugin(self) -> str:
         """The method's name without parameters, wherever its file is."""
         return _plugins.short(self.spec)
+
+
+def needs_of(method: Method, what: str = "") -> Needs:
+    """What a method needs.
+
+    Args:
+        method: the object.
+        what: it is called, where the sentence does not go on from its name.
+
+    Raises:
+        BenchError: it does not say, or not by a `Needs`.
+    """
+    begin = f"{what}: " if what else ""
+    try:
+        needs: Any = method.needs
+    except Exception as error:
+        raise BenchError(f"{begin}its needs cannot be read: {raised(error)}") from error
+    if not isinstance(needs, Needs):
+        raise BenchError(f"{begin}its needs are of type {type(needs).__name__}: they must be a bench.Needs")
+    return needs
 
 
 def names() -> dict[str, str]:

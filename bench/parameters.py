@@ -29,3 +29,14 @@ def above(bound: float, /, **values: float | str) -> None:
     for name, value in values.items():
         if not isinstance(value, str) and not bound < value < math.inf:
             raise InputError(f"{name} is {value}: it is a number above {bound:g}")
+
+
+def at_most(most: float, /, **values: float | str) -> None:
+    """Refuse numbers above `most`; words are the method's own.
+
+    Raises:
+        InputError: one of `values` is; the sentence names it.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str) and not value <= most:
+            raise InputError(f"{name} is {value}: it is a number of at most {most:g}")

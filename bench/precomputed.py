@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import hashing, returned
+from bench import hashing, npy, returned
 from bench.errors import BenchError, InputError
 from bench.interop import score_matrix
 from bench.interop.options import ORIENTATIONS
@@ -203,12 +203,11 @@ def _opened(path: Path) -> NDArray[Any]:
             "turns other tools' files into one (bench import --list)"
         )
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return npy.load(path, mmap_mode="r")
     except OSError as error:
         raise InputError(f"--scores: cannot read {path}: {error.strerror or error}; name a .npy file") from error
     except Exception as error:  # numpy has many words for a broken file
         raise InputError(f"--scores: {path} is not a whole .npy array of numbers: {error}") from error
-    return found
 
 
 def check_shapes(picked: Sequence[Chosen], n_train: int, n_targets: int) -> None:

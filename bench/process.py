@@ -20,14 +20,15 @@ Setting = tuple[Callable[[Any], object], Any]
 def process_as_it_was() -> Iterator[None]:
     """Put back what a method may have changed for those after it.
 
-    The working directory, the environment, the recursion limit, warning filters, numpy's handling of floating-point
-    errors, and torch's threads, default type and device, gradients, determinism, precision of matrix products, cuDNN's
-    switches and anomaly detection. What is not: the random generators, which no method may rely on, and what the
-    modules that a method imports set for themselves.
+    The standard streams, the working directory, the environment, the recursion limit, warning filters, numpy's handling
+    of floating-point errors, and torch's threads, default type and device, gradients, determinism, precision of matrix
+    products, cuDNN's switches and anomaly detection. What is not: the random generators, which no method may rely on,
+    and what the modules that a method imports set for themselves.
     """
     with ExitStack() as after:
         for put_back, was in (*_of_python(), *_of_torch()):
             after.callback(put_back, was)
+        sys.stdout, sys.stderr = _Lent(sys.stdout), _Lent(sys.stderr)
         with np.errstate(), warnings.catch_warnings():
             yield
 
@@ -36,6 +37,24 @@ def _of_python() -> Iterator[Setting]:
     yield os.chdir, Path.cwd()
     yield _environment, dict(os.environ)
     yield sys.setrecursionlimit, sys.getrecursionlimit()
+    yield _streams, (sys.stdout, sys.stderr)
+
+
+class _Lent:
+    """A stream that stays open when it is closed."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _streams(was: tuple[Any, Any]) -> None:
+    sys.stdout, sys.stderr = was
 
 
 def _environment(was: dict[str, str]) -> None:

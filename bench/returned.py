@@ -22,6 +22,8 @@ def as_array(scores: Any) -> NDArray[Any]:
     """
     if scores is None:
         raise InputError("it returned nothing: attribute() must return its scores")
+    if np.ma.is_masked(scores):
+        raise InputError("its scores are a masked array: fill what is masked, with 0 or with NaN")
     try:
         return np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
     except (TypeError, ValueError) as error:

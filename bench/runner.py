@@ -28,6 +28,7 @@ from bench.score_files import Attribution, extra_path, load_scores, save_scores,
 from bench.standings import chance, judged, standings
 from bench.store import GroundTruth, Meta
 from bench.subsets import Plan, Protocol, Sampling
+from bench.wording import raised
 from bench.workbench import Bench
 
 if TYPE_CHECKING:
@@ -285,9 +286,10 @@ def load(setting: Setting, data_dir: str | None, allow_modified: bool) -> Data:
         raise BenchError(f"{setting.dataset_name}: {error}") from error
     except BenchError:
         raise
-    except (Exception, SystemExit) as error:
-        kind = type(error).__name__
-        raise BenchError(f"the dataset {setting.dataset_name} cannot be loaded: {kind}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise BenchError(f"the dataset {setting.dataset_name} cannot be loaded: {raised(error)}") from error
 
 
 def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
@@ -301,8 +303,10 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
         key = bench.key(one)
         kept = load_scores(path, key)
         made = bench.attribute(one) if kept is None else kept
-    except (Exception, SystemExit) as error:  # a method must not end the run
-        reason = _sentence(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a method must not end the run
+        reason = raised(error)
         bench.progress.say(f"{one.name}: failed: {reason}")
         bench.progress.log_only(traceback.format_exc())
         if bench.debug:
@@ -323,11 +327,6 @@ def _row(bench: Bench, one: Chosen, judge: Judge) -> tuple[Row, Verdict | None]:
     )
     verdict = judge.verdict(made.scores)
     return judged(row, verdict), verdict
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
 
 
 def _file_name(name: str) -> str:
@@ -420,8 +419,10 @@ def attribute(
             found = bench.attribute(one)
         except UnmetError as error:
             raise BenchError(f"{one.name} {error}") from error
-        except (Exception, SystemExit) as error:
-            raise MethodError(f"{one.name} failed: {_sentence(error)}") from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise MethodError(f"{one.name} failed: {raised(error)}") from error
     write_arrays(out, found)
     stamps = truth.imported.stamps if truth.imported is not None else []
     needs, rows = one.method.needs, None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from bench import halving, hashing, launch, packages, trained_on
+from bench import halving, hashing, launch, methods, packages, trained_on
 from bench.absent import Absent
 from bench.access import Access
 from bench.checkpoints import Pool
@@ -133,7 +133,7 @@ class Bench:
 
     def unmet(self, one: Chosen) -> str | None:
         """What a method needs and this does not have, as `needs …`."""
-        needs = one.method.needs
+        needs = methods.needs_of(one.method)
         have = {"fit": len(self.access.fit), "tune": len(self.access.tune)}
         for group, least in (("fit", needs.fit_rows), ("tune", needs.tune_rows)):
             if have[group] < least:

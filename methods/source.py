@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import source
+from bench.errors import InputError
 from bench.methods import Method, Needs
 from bench.parameters import at_least
 from bench.source import Kind
 from bench.task import Task, TrainedOn
+from bench.trajectory import Trajectory
 
 
 class Source(Method):
@@ -26,7 +28,10 @@ class Source(Method):
     citation = (
         'Bae, Lin, Lorraine and Grosse (2024), "Training Data Attribution via Approximate Unrolled Differentiation"'
     )
-    growth = "checkpoints × segments × (layer widths³ + states × n_train × (classes + n_targets) × parameters)"
+    growth = (
+        "checkpoints × segments × (layer widths³ + states × n_train × (classes + n_targets) × parameters); "
+        "explicit: parameters³ in place of layer widths³"
+    )
 
     def __init__(
         self,
@@ -50,8 +55,15 @@ class Source(Method):
         flat, recipe, train, test = task.flat(), task.setting.recipe, task.inputs("train"), task.inputs("test")
         total = np.zeros((task.data.n_train, task.data.n_targets), np.float32)
         for number in range(self.checkpoints):
-            run = task.trajectory(number, 2 * self.segments * self.states, self.trained_on)
+            run = self._run(task, number)
             segments = source.divided(flat, run, train, recipe, self.segments, self.curvature)
             made = source.scores(flat, segments, run.states[-1], train, test, recipe, task.output)
             total += made.cpu().numpy() / self.checkpoints
         return total
+
+    def _run(self, task: Task, number: int) -> Trajectory:
+        used = self.segments * self.states
+        try:
+            return task.trajectory(number, 2 * used, self.trained_on)
+        except InputError as error:
+            raise InputError(f"segments × states is {used}, and SOURCE takes twice as many states: {error}") from error

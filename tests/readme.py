@@ -18,7 +18,7 @@ import msgspec
 from bench import cli, curve_tables, results, tables
 from bench.cli import parser
 from bench.curve import Curve
-from bench.explore import page, verbs
+from bench.explore import page
 from bench.results import Leaderboard
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,27 +125,31 @@ def removal() -> str:
     return made[made.index("| removed") :]
 
 
-_INFLUENCE = "influence:trained_on=subsets"  # its best variant, which is the one that is explored
+_EXPLORED = {"digits/mlp": "digits-mlp-explore", "fashion-mnist/mlp": "fashion-mnist-mlp-explore"}
 
 
 def explored() -> str:
-    """One line per question that `bench explore` answers, with what it found on digits/mlp."""
-    found: dict[str, Any] = {verb: page.read(RECORDS / "digits-mlp-explore", verb) for verb in verbs.ORDER}
-    lines = ["| `bench explore …` | asks | on `digits/mlp` |", "|---|---|---|"]
-    for verb, said in (
-        ("similar", _similar(found["similar"])),
-        ("leakage", _leakage(found["leakage"])),
-        ("brittleness", _brittleness(found["brittleness"])),
-        ("counterfactual", _counterfactual(found["counterfactual"])),
-        ("subpopulations", _subpopulations(found["subpopulations"])),
-        ("embedding", _embedding(found["embedding"])),
-        ("mislabel", _mislabel(found["mislabel"])),
-    ):
-        lines.append(
-            f"| [`{verb}`](results/records/digits-mlp-explore/{verb}.html) | {page.view(verb).TITLE} | {said} |"
-        )
-    models = sum(one.about.models for one in found.values())
-    return "\n".join([*lines, "", f"{models:,} models were trained for it.", ""])
+    """One line per question that `bench explore` answers, with what it found."""
+    said = {
+        "similar": _similar,
+        "leakage": _leakage,
+        "brittleness": _brittleness,
+        "counterfactual": _counterfactual,
+        "subpopulations": _subpopulations,
+        "embedding": _embedding,
+        "mislabel": _mislabel,
+    }
+    found: dict[str, dict[str, Any]] = {
+        name: {verb: page.read(RECORDS / name, verb) for verb in said} for name in _EXPLORED.values()
+    }
+    lines = [f"| `bench explore …` | on `{'` | on `'.join(_EXPLORED)}` |", "|---|---|---|"]
+    for verb, sentence in said.items():
+        cells = [f"**`{verb}`**: {page.view(verb).TITLE}"]
+        for name, documents in found.items():
+            cells.append(f"{sentence(documents[verb])} ([page](results/records/{name}/{verb}.html))")
+        lines.append(f"| {' | '.join(cells)} |")
+    models = [sum(one.about.models for one in documents.values()) for documents in found.values()]
+    return "\n".join([*lines, "", f"{models[0]:,} and {models[1]:,} models were trained for it.", ""])
 
 
 def _pair(value: float, ci: tuple[float, float] | None) -> str:
@@ -153,10 +157,10 @@ def _pair(value: float, ci: tuple[float, float] | None) -> str:
 
 
 def _similar(one: Any) -> str:
-    wanted = {"datamodels", _INFLUENCE}
-    (pair,) = (pair for pair in one.agreement if {pair.a, pair.b} == wanted and pair.side == "helpful")
+    best = next(name for name in one.about.methods if name != "datamodels")
+    (pair,) = (pair for pair in one.agreement if {pair.a, pair.b} == {"datamodels", best} and pair.side == "helpful")
     return (
-        f"of the {one.k} most helpful examples by `datamodels` and by `influence` {pair.overlap:.0%} are the same "
+        f"of the {one.k} most helpful examples by `datamodels` and by `{best}` {pair.overlap:.0%} are the same "
         f"(by chance {one.chance_overlap:.1%})"
     )
 

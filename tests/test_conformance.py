@@ -111,6 +111,8 @@ FAULTS = {
     "NaN in part": (f"s = {SAME}; s[3, 4] = np.nan; return s", "finite", "1 score is not"),
     "all NaN": (f"return {SAME} * np.nan", "finite", "18000 scores are not"),
     "raises": ("1 / 0", "runs", "ZeroDivisionError: division by zero"),
+    "leaves": ("raise GeneratorExit", "runs", "GeneratorExit"),
+    "is mute": ("raise type('Mute', (ValueError,), {'__str__': lambda self: 1 / 0})", "runs", "Mute"),
     "global seed": (f"return {SAME} + np.random.rand(300, 60)", "same under the seed", "of the scores' norm apart"),
     "torch's global seed": (
         f"import torch; return {SAME} + torch.rand(300, 60).numpy()",

@@ -219,6 +219,28 @@ def test_shipped_methods_say_which_models_they_take_and_what_a_damping_is_a_mult
     assert "damping      a number or 'tune'; default 0.1; 1 is the mean eigenvalue of each layer" in said
 
 
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [
+        ("1 / 0", "its needs cannot be read: ZeroDivisionError: division by zero"),
+        ("{'fit_rows': 3}", "its needs are of type dict: they must be a bench.Needs"),
+        ("Needs(fit_rows=-5)", "it needs -5 fit_rows: that cannot be negative"),
+        ("Needs(checkpoints=10**9)", "it asks for 1,000,000,000 checkpoints: take at most 100,000"),
+    ],
+)
+def test_needs_that_are_none(main: Main, mine: Path, needs: str, said: str) -> None:
+    name = f"needy{abs(hash(needs))}"  # modules of one name in one process are one
+    (mine / f"{name}.py").write_text(
+        "from bench import Method, Needs\n\nclass Needy(Method):\n    @property\n    def needs(self):\n"
+        f"        return {needs}\n    def attribute(self, task): ...\n"
+    )
+    for words in (("list", "methods", name), ("check-method", name)):
+        code, text, error = main(*words)
+        assert (code, text, error.count("\n")) == (2, "", 1)
+        assert said in error
+    assert "A training-data attribution method" not in main("list")[1]  # the base class's words, of one without its own
+
+
 def test_unreadable_needs_are_an_entry_with_the_reason(main: Main, mine: Path) -> None:
     (mine / "unreadable.py").write_text(MINE.replace("numpy>=1", "numpy >="))
     assert "cannot be read" in main("list", "--long")[1]

@@ -10,7 +10,7 @@ import pytest
 from bench import _plugins, influence, methods
 from bench.errors import InputError
 from bench.methods import Method
-from bench.parameters import above, at_least
+from bench.parameters import above, at_least, at_most
 
 # Values below 1 that mean something, with what they mean.
 MEANT: dict[tuple[str, str, float], str] = {
@@ -54,6 +54,9 @@ def test_bounds() -> None:
         at_least(0, checkpoints=1, damping=-0.5)
     with pytest.raises(InputError, match=r"^l2 is 0: it is a number above 0$"):
         above(0, l2=0)
+    at_most(10, deflate=10, other="all")
+    with pytest.raises(InputError, match=r"^deflate is 11: it is a number of at most 10$"):
+        at_most(10, deflate=11)
 
 
 def test_searches_try_the_default_too() -> None:

@@ -19,7 +19,6 @@ SEEN: dict[str, Callable[[], object]] = {
     "warning filters": lambda: list(warnings.filters),
     "numpy's errors": np.geterr,
     "default device": lambda: torch.empty(0).device,
-    "device of a new tensor": lambda: torch.zeros(2).device,
     "default type": torch.get_default_dtype,
     "threads": torch.get_num_threads,
     "gradients": torch.is_grad_enabled,
@@ -63,6 +62,20 @@ def test_everything_is_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert ends == "raises"
     assert all(changed[name] != before[name] for name in SEEN)
     assert {name: look() for name, look in SEEN.items()} == before
+
+
+def test_streams_stay_open_and_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    with process_as_it_was():
+        print("said", flush=True)
+        assert sys.stdout.encoding == before[0].encoding
+        sys.stdout.close()
+        sys.stderr.close()
+        sys.stderr = None
+    assert (sys.stdout, sys.stderr) == before
+    print("after")
+    print("after", file=sys.stderr)
+    assert capsys.readouterr() == ("said\nafter\n", "after\n")
 
 
 def test_a_device_that_was_chosen_before_stays_chosen() -> None:

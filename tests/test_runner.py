@@ -190,6 +190,10 @@ def test_a_bad_method_fails_and_the_others_finish(run: Run, method: Write, setti
         ("return [[1], [2, 3]]", "its scores are not an array"),
         ("import sys; sys.exit(0)", "SystemExit: 0"),
         ("exit()", "SystemExit"),
+        ("raise GeneratorExit", "^GeneratorExit$"),
+        ("raise type('Mute', (ValueError,), {'__str__': lambda self: 1 / 0})", "^Mute$"),
+        ("raise ValueError('two lines\\n\\x1b[31m')", r"^ValueError: two lines �\[31m$"),
+        ("return np.ma.masked_less(np.ones((40, 10)), 2)", "its scores are a masked array: fill what is masked"),
         ("raise MemoryError('too much')", "MemoryError: too much"),
         ("task.fit.margins[0] = 1", "read-only"),
         ("task.data.train_x[0] = 1", "read-only"),
@@ -302,7 +306,7 @@ def test_needs_that_raise_fail_that_method_alone(run: Run, tmp_path: Path) -> No
         "    def attribute(self, task): ...\n"
     )
     found = named(run(str(path), "random"))
-    assert found["mine"].reason == "ZeroDivisionError: division by zero"
+    assert found["mine"].reason == "its needs cannot be read: ZeroDivisionError: division by zero"
     assert found["random"].status == "ok"
 
 

@@ -325,5 +325,8 @@ def test_wrong_parameters_are_one_sentence(parameters: str, said: str) -> None:
 
 def test_more_states_than_steps(small: Bench) -> None:
     (one,) = methods.chosen(["source:segments=4,states=2"])
-    with pytest.raises(BenchError, match="16 states along a training run are asked for: it has 15 steps"):
+    with pytest.raises(
+        BenchError,
+        match="segments × states is 8, and SOURCE takes twice as many states: 16 states along",
+    ):
         small.attribute(one)

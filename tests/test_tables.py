@@ -114,6 +114,9 @@ def test_sorting(run: Path, main: Main) -> None:
     assert by == {"models": "random", "method": "heldout", "lds": "heldout", "rank": "heldout"}  # random: no model
     assert first("models", "--descending") == "heldout"
     assert first("lds", "--ascending") == "random"
+    headings = {"training": "train_seconds", "attributing": "seconds", "memory": "peak_bytes", "disk": "disk_bytes"}
+    for heading, column in headings.items():
+        assert first(heading) == first(column)
     code, _, error = main("table", str(run), "--sort", "second")
     assert (code, "did you mean 'seconds'" in error) == (2, True)
     for words, said in (

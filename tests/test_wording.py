@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench.wording import counted, either
+from bench.errors import InputError
+from bench.wording import counted, either, raised
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,10 @@ def test_other_words_and_forms() -> None:
     assert counted(3, "class", "classes") == "3 classes"
     assert counted(12345, "run", form=",") == "12,345 runs"
     assert (either(1, "is", "are"), either(0, "is", "are")) == ("is", "are")
+
+
+def test_what_was_raised() -> None:
+    assert raised(ValueError("a\n b")) == "ValueError: a b"
+    assert raised(ValueError()) == "ValueError"
+    assert raised(InputError("k is 3: take 2")) == "k is 3: take 2"
+    assert raised(InputError()) == "InputError"

@@ -37,7 +37,7 @@ from bench.progress import Progress
 from bench.recipes import Architecture
 from bench.standings import FAR
 from bench.subsets import Plan
-from bench.wording import counted
+from bench.wording import counted, raised
 from bench.workbench import Bench
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def check(one: Chosen, bench: Bench) -> Report:
     Raises:
         UnmetError: it needs what is not there, so that nothing can be said of it.
     """
+    methods.needs_of(one.method, one.name)
     unmet = bench.unmet(one)
     if unmet is not None:
         raise UnmetError(f"{one.name} cannot be checked here: it {unmet}")
@@ -126,7 +127,9 @@ def _checked(one: Chosen, bench: Bench) -> Report:
     checks, before = [_described(one, bench)], _inputs(bench)
     try:
         array = _first(one, bench, checks)
-    except (Exception, SystemExit) as error:  # whatever a method raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a method raises
         checks.append(_refused(error))
         return Report(one.name, checks)
     if array is None:
@@ -186,8 +189,10 @@ def _described(one: Chosen, bench: Bench) -> Check:
     for variant in cls.variants:
         try:
             _built(cls, variant, bench)
-        except Exception as error:
-            return Check("described", "failed", f"its variant {dict(variant)} cannot be built: {error}")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return Check("described", "failed", f"its variant {dict(variant)} cannot be built: {raised(error)}")
     summary = (getattr(module, "__doc__", None) or "").strip()
     facts = {"a first line of its file's docstring": summary, "citation": cls.citation, "growth": cls.growth}
     lacking = [name for name, value in facts.items() if not value]
@@ -228,11 +233,11 @@ def _first(one: Chosen, bench: Bench, checks: list[Check]) -> NDArray[Any] | Non
 
 
 def _refused(error: BaseException) -> Check:
-    said = " ".join(f"{type(error).__name__}: {error}".split())
+    said = raised(error)
     if isinstance(error, EvalRowError):
-        return Check("no rows that judge", "failed", str(error))
+        return Check("no rows that judge", "failed", said)
     if isinstance(error, ChangedError):
-        return Check("inputs unchanged", "failed", str(error))
+        return Check("inputs unchanged", "failed", said)
     return Check("inputs unchanged" if "read-only" in said else "runs", "failed", said)
 
 
@@ -256,7 +261,9 @@ def _call(one: Chosen, bench: Bench, seed: int) -> tuple[Any, Task, float]:
 def _same(name: str, first: NDArray[Any], call: Callable[[], Any], how: str) -> Check:
     try:
         second = returned.as_floats(returned.as_array(call()))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         return Check(name, "failed", f"{how}: {_refused(error).figure}")
     if second.shape != first.shape:
         return Check(name, "failed", f"{how}: shape {list(second.shape)} after {list(first.shape)}")

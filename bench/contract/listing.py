@@ -96,9 +96,10 @@ def _entry(name: str, summary: str | None) -> Entry:
     cls = _plugins.load("methods", name, Method)  # type: ignore[type-abstract]
     module = inspect.getmodule(cls)
     if summary is None:
-        summary = (inspect.getdoc(module) or inspect.getdoc(cls) or "").partition("\n")[0] if module else ""
+        summary = inspect.cleandoc((module and module.__doc__) or cls.__doc__ or "").partition("\n")[0]
     made = [_plugins.construct(cls, f"the method {name}", dict(variant)) for variant in cls.variants]
-    rows = {_plugins.short(name) + one.suffix: one.made.needs for one in made}
+    what = f"the method {name}"
+    rows = {_plugins.short(name) + one.suffix: methods.needs_of(one.made, what) for one in made}
     required = list(dict.fromkeys((package, needs.extra) for needs in rows.values() for package in needs.packages))
     return Entry(
         summary=summary,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import npy
 from bench.errors import BenchError, InputError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def from_file(place: Path, what: str) -> NDArray[Any]:
 
     try:
         if place.suffix == ".npy":
-            return _array(place)
+            return npy.load(place)
         text = place.read_text("utf-8-sig")  # some editors put a mark at the beginning
         if place.suffix == ".json":
             found = json.loads(text)
@@ -77,21 +78,6 @@ def from_file(place: Path, what: str) -> NDArray[Any]:
     except (ValueError, OverflowError, RecursionError) as error:
         why = "its lists differ in length" if "inhomogeneous" in str(error) else error
         raise InputError(f"{place} is not a list of {what}: {why}") from error
-
-
-def _array(place: Path) -> NDArray[Any]:
-    import numpy as np
-
-    with place.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise ValueError("it does not begin as a .npy file does")
-        file.seek(0)
-        try:
-            return np.lib.format.read_array(file, allow_pickle=False)
-        except ValueError as error:
-            if "allow_pickle" in str(error):
-                raise ValueError("it holds Python objects, which are never loaded") from error
-            raise
 
 
 def index_file(path: str | Path, n_train: int) -> NDArray[np.int64]:

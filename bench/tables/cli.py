@@ -24,6 +24,8 @@ _SMALL_FIRST = _COSTS | {
     *("rank", "rank_low", "rank_high", "method", "group", "status", "reason", "tuned", "better", "worse"),
     *("p_value", "p_holm", "target", "label", "what", "chosen", "tried"),
 }
+_HEADINGS = {"training": "train_seconds", "attributing": "seconds", "memory": "peak_bytes", "disk": "disk_bytes"}
+"""Of tables to read, and the columns they stand for."""
 _ENDINGS = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", ".parquet": "parquet", ".txt": "text"}
 
 
@@ -44,9 +46,9 @@ def add_table(verbs: Any) -> argparse.ArgumentParser:
     made.add_argument(
         "--sort",
         metavar="COLUMN",
-        help="a column of the CSV, such as lds, models, train_seconds, seconds, peak_bytes, disk_bytes: the best LDS "
-        "first; of costs, ranks and p-values the smallest, of names the first of the alphabet; what has none, as a "
-        "method that failed has no cost, comes last",
+        help="lds, models, training, attributing, memory, disk, or a column of the CSV: the best LDS first; of costs, "
+        "ranks and p-values the smallest, of names the first of the alphabet; what has none, as a method that failed "
+        "has no cost, comes last",
     )
     order = made.add_mutually_exclusive_group()
     order.add_argument("--ascending", action="store_true", help="with --sort: the smallest first")
@@ -84,8 +86,9 @@ def table(given: argparse.Namespace) -> int:
         raise BenchError(f"--{flag} says nothing without --sort COLUMN: name the column to sort by")
     sort = None
     if given.sort is not None:
-        upwards = given.sort in _SMALL_FIRST if given.ascending == given.descending else given.ascending
-        sort = Sort(given.sort, upwards)
+        column = _HEADINGS.get(given.sort, given.sort)
+        upwards = column in _SMALL_FIRST if given.ascending == given.descending else given.ascending
+        sort = Sort(column, upwards)
     content = _content(Path(given.run), given.what, kind, sort)
     if out is None:
         sys.stdout.write(content.decode("utf-8"))
