@@ -18,6 +18,7 @@ from scipy import stats
 from bench import cli
 from bench.errors import BenchError, InputError
 from bench.explore import calibration, files, flips, open_subject, page, retraining
+from bench.explore.blocks import Table
 from bench.explore.document import Finding
 from bench.explore.flips_document import Brittleness, Reference, Tried
 from bench.explore.shares import Share
@@ -318,6 +319,9 @@ def test_controls_are_of_each_target_and_leave_classes_whole(store: Path, monkey
     assert len(asked["models without random examples"]) == 5 * 3 + 2 * len(set(made.labels))
     text = "".join(str(block) for block in view.blocks(made))
     assert "its line ends there" in text
+    named = view.blocks(msgspec.structs.replace(made, class_names=("red", "blue")))
+    table = [block for block in named if isinstance(block, Table)][-1]
+    assert {row[1] for row in table.rows} <= {"red", "blue"}
     monkeypatch.setattr(flips, "smallest", lambda *_: 40)
     (one,) = found(store, sizes=[0.4], seeds=1).methods
     assert (one.random.of, one.same_class.of) == (5, 0)

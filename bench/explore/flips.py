@@ -119,6 +119,7 @@ def brittleness(
         targets=[int(t) for t in picked],
         labels=[int(trainer.data.test_y[t]) for t in picked],
         classes=trainer.data.n_classes,
+        class_names=tuple(trainer.data.class_names),
         methods=[_flips(plan, slopes[plan.one.name], grid, bank, picked) for plan in plans],
         random=Curve(_DRAWS, controls.points(controls.random)),
         same_class=Curve(_CLASS_DRAWS, controls.points(controls.same_class)),

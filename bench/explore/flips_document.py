@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from bench.explore.document import Document
@@ -127,7 +129,8 @@ class Brittleness(Document, frozen=True, kw_only=True):
         seeds: models per group; full_models: of the full training set; seed: what all comes from.
         most: the largest removal that is predicted, as a share; limit: as a number.
         right: targets that full-set models classify rightly on average.
-        targets: those looked at; labels: their classes; classes: how many there are.
+        targets: those looked at; labels: their classes; classes: how many there are; class_names: empty where they are
+            numbers.
         methods: the best LDS first.
         random, same_class: targets flipped by random groups of the grid's sizes; of a class only of sizes that are at
             most half of the smallest class looked at.
@@ -149,3 +152,4 @@ class Brittleness(Document, frozen=True, kw_only=True):
     random: Curve
     same_class: Curve
     reference: Reference | None = None
+    class_names: Sequence[str] = ()

@@ -13,6 +13,8 @@ from bench.tables.text import Grid
 from bench.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from matplotlib.figure import Figure
 
@@ -186,7 +188,7 @@ def _interval(share: Share) -> str:
 def _cases(found: Brittleness) -> Table:
     best = found.methods[0]
     order = sorted(best.cases, key=lambda case: (case.smallest is None, case.smallest or 0, case.before))
-    rows = [_case(case) for case in order[:_SHOWN]]
+    rows = [_case(case, found.class_names) for case in order[:_SHOWN]]
     header = (
         *("target", "class", "margin before", "predicted k", "margin after", "seeds wrong", "after k random"),
         "least that flipped",
@@ -200,10 +202,10 @@ def _cases(found: Brittleness) -> Table:
     )
 
 
-def _case(case: Case) -> tuple[str, ...]:
+def _case(case: Case, names: Sequence[str]) -> tuple[str, ...]:
     return (
         str(case.target),
-        str(case.label),
+        names[case.label] if names else str(case.label),
         _number(case.before),
         "–" if case.k is None else f"{case.k:,}",
         _margin(case.removed),
