@@ -29,7 +29,7 @@ PUBLISHED = {
     "mnist-logreg": {
         "influence": ("IF explicit", 0.798),
         "influence-cg": ("IF CG", 0.798),
-        "influence-lissa": ("IF LiSSA", 0.787),
+        "influence-lissa:depth=2000": ("IF LiSSA", 0.787),
         "trak:checkpoints=50": ("TRAK-50", 0.681),
         "trak:checkpoints=10": ("TRAK-10", 0.643),
         "trak:checkpoints=1": ("TRAK-1", 0.413),
@@ -44,7 +44,7 @@ PUBLISHED = {
         "trak:checkpoints=10": ("TRAK-10", 0.331),
         "influence-cg": ("IF CG", 0.256),
         "tracin": ("TracIn", 0.144),
-        "influence-lissa": ("IF LiSSA", 0.136),
+        "influence-lissa:checkpoints=1,depth=500": ("IF LiSSA", 0.136),
         "gradcos": ("GradCos", 0.122),
         "trak:checkpoints=1": ("TRAK-1", 0.112),
         "graddot": ("GradDot", 0.100),
