@@ -260,18 +260,21 @@ def test_the_command_writes_and_shows(main: Main, run: Path) -> None:
     rated = told["evaluation"]
     assert (rated["kinds"], rated["others"], rated["models"]) == ({"exact": 2, "noisy": 2}, 6, 40)
     names = {one["name"] for one in rated["rated"]}
-    assert names == {"heldout", "graddot", "random", duplicates.EUCLIDEAN, duplicates.CORRELATED, duplicates.FEATURES}
+    distance, correlation = "examples, distance", "examples, correlation"  # they are no images
+    assert names == {"heldout", "graddot", "random", distance, correlation, duplicates.FEATURES}
     by = {(one["name"], one["kind"]): one for one in rated["rated"]}
-    assert by[duplicates.EUCLIDEAN, "exact"]["average"] == 1
-    assert by[duplicates.EUCLIDEAN, "all"]["named"] == 4
+    assert by[distance, "exact"]["average"] == 1
+    assert by[distance, "all"]["named"] == 4
     assert set(rated["statistics"]) == {"heldout", "graddot", "random"}
     folder = run / "explore"
     page = (folder / "leakage.html").read_text("utf-8")
     assert "Are targets copies" in page
+    assert "what it holds" in page
+    assert "pixels" not in page
     assert not (folder / "leakage-pairs.png").exists()
     assert any("not known to be images" in note for note in told["notes"])
     table = (folder / "leakage.csv").read_text("utf-8").splitlines()
-    assert table[0] == "method,rank,target,train,target_label,train_label,value,nearer,agree"
+    assert table[0] == "method,rank,target,train,target_label,train_label,value,nearer,agree,target_holds,train_holds"
     assert len(table) == 1 + 4 * 10
     # The run with copies is used again, and says the same.
     code, out, _ = main("explore", "leakage", str(run), *WORDS, "--share", "0.4", "--k", "3", "--json")
@@ -286,7 +289,8 @@ def test_the_command_writes_and_shows(main: Main, run: Path) -> None:
     assert drawn != [by[one["name"], one["kind"]] for one in drawn]
     code, out, _ = main("explore", "leakage", str(run), "--setting", "toy.py/mlp", "--no-evaluate", "--quiet")
     assert code == 0
-    assert "nearer in pixels" in out
+    assert "nearer" in out
+    assert "what it holds" in out
     assert main("report", str(run), "--quiet")[0] in (0, 2)  # 2: its setting is a file
 
 

@@ -131,8 +131,10 @@ def test_planted_labels_are_told(main: Main, run: Path) -> None:
     assert "Which training examples are mislabelled?" in (run / "explore" / "mislabel.html").read_text("utf-8")
     assert (run / "explore" / "mislabel-found.svg").exists()
     table = (run / "explore" / "mislabel.csv").read_text("utf-8").splitlines()
-    assert table[0] == "method,rank,train,value,label,right,wrong"
+    assert table[0] == "method,rank,train,value,label,right,wrong,holds"
     assert len(table) == 1 + 5 * 40
+    assert "what it holds" in (run / "explore" / "mislabel.html").read_text("utf-8")
+    assert all(one["holds"].count(",") >= 1 for one in told["suspicions"])  # no images: the beginning of its numbers
     again = json.loads(main("explore", "mislabel", str(run), *WORDS, "--k", "4", "--json")[1])
     for one in (told, again):
         one.pop("about")

@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 
 from bench.errors import BenchError, InputError
-from bench.explore import asked, document, pairs, planted, precision
+from bench.explore import asked, choice, document, pairs, planted, precision
 from bench.explore.document import Document, Finding
 from bench.explore.likeness import STATISTICS, Statistic
 from bench.explore.likeness import pairs as pairs_of
+from bench.report.images import Pixels
 from bench.wording import either
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PRECISION = 0.95
 EUCLIDEAN, CORRELATED, FEATURES = "pixels, distance", "pixels, correlation", "features, cosine"
+_FEW = 2  # numbers of an example: of two numbers every correlation is 1 or −1
 _SIMILARITY = "similarity"  # the method that compares what enters the last layer
 _LISTED = 50  # suspects of each method that are kept
 _PICTURED = 8
@@ -48,6 +50,7 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
         target, train: the pair; target_label, train_label: classes, None where there are no examples.
         value: how suspicious.
         nearer: training examples that are nearer to the target in pixels (Euclidean); None as above.
+        target_holds, train_holds: the beginning of what they hold, of examples that are no images.
         agree: how many of the methods, this one included, name this training example for the target.
     """
 
@@ -60,6 +63,8 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     nearer: int | None = None
     agree: int
+    target_holds: str = ""
+    train_holds: str = ""
 
 
 class Rated(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +228,8 @@ def _suspects(subject: Subject, found: Mapping[str, Pairs], k: int) -> tuple[lis
     data = subject.data
     named = dict(found)
     if data is not None:
-        named[EUCLIDEAN] = nearest(data, EUCLIDEAN)
+        named[_baseline(data, EUCLIDEAN)] = nearest(data, EUCLIDEAN)
+    told = data is not None and Pixels.of(data) is None
     made: list[Suspect] = []
     for name, pair in named.items():
         order = np.argsort(-pair.value, kind="stable")[: max(k, _LISTED)]
@@ -240,6 +246,8 @@ def _suspects(subject: Subject, found: Mapping[str, Pairs], k: int) -> tuple[lis
                     value=float(pair.value[target]),
                     nearer=None if data is None else _nearer(data, target, train),
                     agree=sum(int(other.train[target]) == train for other in found.values()),
+                    target_holds=choice.features(data.test_x[target]) if data is not None and told else "",
+                    train_holds=choice.features(data.train_x[train]) if data is not None and told else "",
                 )
             )
     if data is None:
@@ -253,6 +261,11 @@ def _suspects(subject: Subject, found: Mapping[str, Pairs], k: int) -> tuple[lis
 def _nearer(data: Data, target: int, train: int) -> int:
     apart = np.square(data.train_x - data.test_x[target]).reshape(data.n_train, -1).sum(axis=1)
     return int((apart < apart[train]).sum())
+
+
+def _baseline(data: Data, how: str) -> str:
+    """What a baseline is called: by pixels, or of what is no image by the examples themselves."""
+    return how if Pixels.of(data) is not None else how.replace("pixels", "examples")
 
 
 def nearest(data: Data, how: str) -> Pairs:
@@ -301,8 +314,9 @@ def _evaluation(
         for one in methods:
             if one.name in asked_for:
                 rows[one.name] = pairs_of(one.scores, statistic), False
-        rows[EUCLIDEAN] = nearest(made.data, EUCLIDEAN), True
-        rows[CORRELATED] = nearest(made.data, CORRELATED), True
+        rows[_baseline(made.data, EUCLIDEAN)] = nearest(made.data, EUCLIDEAN), True
+        if made.data.test_x[0].size > _FEW:
+            rows[_baseline(made.data, CORRELATED)] = nearest(made.data, CORRELATED), True
         for one in methods:
             if one.name == _SIMILARITY:
                 rows[FEATURES] = pairs_of(one.scores, "top"), True

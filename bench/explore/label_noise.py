@@ -19,7 +19,7 @@ import numpy as np
 
 from bench import memorization
 from bench.errors import BenchError, InputError
-from bench.explore import asked, document, labels, pairs, separation
+from bench.explore import asked, choice, document, labels, pairs, separation
 from bench.explore.document import Document, Finding
 from bench.explore.planted import check_models, planted
 
@@ -46,6 +46,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: or the baseline, that says so; rank: its place in that list, from 1.
         train: the example; value: how suspicious.
+        holds: the beginning of what it holds, where it is no image.
         label: the one that models were trained with; right: the right one, where wrong labels are known.
         wrong: whether they differ; None where that is not known.
     """
@@ -57,6 +58,7 @@ class Suspicion(msgspec.Struct, frozen=True, kw_only=True):
     label: int
     right: int | None = None
     wrong: bool | None = None
+    holds: str = ""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,6 +174,9 @@ def mislabel(
     suspicions = _suspicions(values, now, given, k)
     picture = _picture(data, suspicions, given)
     if picture is None:
+        suspicions = [
+            msgspec.structs.replace(one, holds=choice.features(data.train_x[one.train])) for one in suspicions
+        ]
         notes.append("the examples are not known to be images, so there is no picture of them")
     told = [] if given is None else [_told(name, *value, given.wrong) for name, value in values.items()]
     made = Mislabel(

@@ -64,18 +64,31 @@ def _first(found: Leakage) -> str:
 
 def _suspects(found: Leakage) -> Table:
     name = _first(found)
-    header = ["target", "class", "training example", "class ", "value", "nearer in pixels", "methods that name it"]
-    methods = len(found.about.methods)
-    rows = [
-        (str(one.target), _class(one.target_label, found), str(one.train), _class(one.train_label, found),
-         number(one.value), "–" if one.nearer is None else str(one.nearer), f"{one.agree} of {methods}")
-        for one in found.suspects if one.method == name and one.rank <= found.shown
-    ]  # fmt: skip
-    note = (
-        "Value: what pairs are ranked by. Nearer in pixels: how many training examples are nearer to the target than "
-        "the one named; 0 where it is the nearest. leakage.csv has the first 50 pairs of all methods."
-    )
-    return Table(f"The most suspicious pairs by {name}", header, rows, {*header} - {"class", "class "}, note)
+    some = [one for one in found.suspects if one.method == name and one.rank <= found.shown]
+    nearer = "nearer in pixels" if found.picture else "nearer"
+    columns: dict[str, list[str]] = {
+        "target": [str(one.target) for one in some],
+        "class": [_class(one.target_label, found) for one in some],
+        "what it holds": [one.target_holds for one in some],
+        "training example": [str(one.train) for one in some],
+        "class ": [_class(one.train_label, found) for one in some],
+        "what it holds ": [one.train_holds for one in some],
+        "value": [number(one.value) for one in some],
+        nearer: ["–" if one.nearer is None else str(one.nearer) for one in some],
+        "methods that name it": [f"{one.agree} of {len(found.about.methods)}" for one in some],
+    }
+    columns = {head: cells for head, cells in columns.items() if set(cells) - {"", "–"}}
+    note = "Value: what pairs are ranked by."
+    if nearer in columns:
+        where = "in pixels" if found.picture else "by what the examples hold"
+        note += (
+            f" {nearer.capitalize()}: how many training examples are nearer to the target {where} than the one named; "
+            "0 where it is the nearest."
+        )
+    note += " leakage.csv has the first 50 pairs of all methods."
+    words = {"class", "class ", "what it holds", "what it holds "}
+    rows = list(zip(*columns.values(), strict=True))
+    return Table(f"The most suspicious pairs by {name}", list(columns), rows, {*columns} - words, note)
 
 
 def _class(label: int | None, found: Leakage) -> str:
@@ -107,12 +120,13 @@ def _evaluation(found: Leakage, rated: Evaluation) -> list[Block]:
             "From the most suspicious pair on: precision is the share of pairs so far that are right, recall the share "
             "of copies found so far; the best curve runs along the top to the right. Each panel has the copies of one "
             "kind among the targets that are no copies. Grey lines are baselines that only compare the examples "
-            f"themselves, by pixels or by what enters a trained network's last layer. Line at {PRECISION}: one false "
+            f"themselves, by {'pixels' if found.picture else 'what they hold'} or by what enters a trained network's "
+            f"last layer. Line at {PRECISION}: one false "
             "alarm in twenty. A training example drawn at random is the one that was copied with a chance of 1 in "
             f"{found.about.n_train:,}.",
             lambda: _curves(rated),
         ),
-        _averages(rated),
+        _averages(rated, "pixels" if found.picture else "what examples hold"),
         _recalls(rated),
         _statistics(rated),
         Lead(
@@ -121,9 +135,9 @@ def _evaluation(found: Leakage, rated: Evaluation) -> list[Block]:
             "it. An example that is like many others is not missed by models that never saw it, and neither is its "
             "copy, so methods that measure the effect of leaving an example out from models with and without it "
             "(datamodels, heldout) see little of most copies, and more models are needed to see more. Gradient-based "
-            "methods compare directions, which copies share whatever the size of the effect. Where pictures are all "
-            "that is wanted, comparing pixels is the simpler search for exact copies; scores find those that the "
-            "model treats alike."
+            "methods compare directions, which copies share whatever the size of the effect. For exact copies, "
+            f"comparing {'pixels' if found.picture else 'the examples themselves'} is the simpler search; scores find "
+            "those that the model treats alike."
         ),
     ]
     return made
@@ -183,7 +197,7 @@ def _curves(rated: Evaluation) -> Figure:
     return made
 
 
-def _averages(rated: Evaluation) -> Table:
+def _averages(rated: Evaluation, raw: str) -> Table:
     kinds = list(rated.kinds)
     by = {(one.name, one.kind): one for one in rated.rated}
     header = ["method", "LDS", *kinds]
@@ -192,7 +206,7 @@ def _averages(rated: Evaluation) -> Table:
         cells = [f"{lds(by[name, kind].average)} {interval(by[name, kind].ci)}" for kind in kinds]
         rows.append((_labelled(name, baseline), "–" if baseline else lds(rated.lds.get(name)), *cells))
     note = (
-        "The area under the curve, with the 95% interval of a bootstrap over targets. Baselines: pixels by Euclidean "
+        f"The area under the curve, with the 95% interval of a bootstrap over targets. Baselines: {raw} by Euclidean "
         "distance and by correlation, and the cosine of what enters the last layer, mean over five trained models."
     )
     return Table("Average precision, by method and kind of copy", header, rows, set(header[1:]), note)

@@ -80,11 +80,13 @@ def _name(label: int | None, found: Mislabel) -> str:
 def _suspects(found: Mislabel) -> Table:
     first = found.suspicions[0].method
     header = ["example", "label", *(["right label", "wrong"] if found.wrong is not None else []), "value"]
+    header += [] if found.picture else ["what it holds"]
     rows = []
     for one in found.suspicions:
         if one.method == first and one.rank <= found.shown:
             known = [] if one.wrong is None else [_name(one.right, found), "yes" if one.wrong else "no"]
-            rows.append((str(one.train), _name(one.label, found), *known, number(one.value)))
+            held = [] if found.picture else [one.holds]
+            rows.append((str(one.train), _name(one.label, found), *known, number(one.value), *held))
     note = "Value: the example's score on itself. mislabel.csv has the first 100 of every ranking."
     return Table(f"The most suspicious training examples by {first}", header, rows, {"example", "value"}, note)
 

@@ -381,8 +381,8 @@ def grid(found: Subpopulations) -> Grid:
         return Grid(header, rows, {"targets"}, caption, (), notes)
     planted = found.evaluation
     caption.append(
-        f"Clusters beside {len(planted.groups)} groups of planted subgroups, {planted.models:,} models per planting; "
-        "adjusted Rand index (1: the same; 0: chance)."
+        f"Clusters beside {counted(len(planted.groups), 'group')} of planted subgroups, {planted.models:,} models per "
+        "planting; adjusted Rand index (1: the same; 0: chance)."
     )
     header = ("clusters by", "Rand index", "95% interval", f"less {planted.baseline}")
     body = [(one.name, lds(one.mean), _interval(one.ci), _change(one.difference)) for one in planted.rows]
