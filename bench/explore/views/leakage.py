@@ -205,9 +205,10 @@ def _averages(rated: Evaluation, raw: str) -> Table:
     for name, baseline in _names(rated):
         cells = [f"{lds(by[name, kind].average)} {interval(by[name, kind].ci)}" for kind in kinds]
         rows.append((_labelled(name, baseline), "–" if baseline else lds(rated.lds.get(name)), *cells))
+    likewise = " and by correlation" if any("correlation" in name for name, _ in _names(rated)) else ""
     note = (
         f"The area under the curve, with the 95% interval of a bootstrap over targets. Baselines: {raw} by Euclidean "
-        "distance and by correlation, and the cosine of what enters the last layer, mean over five trained models."
+        f"distance{likewise}, and the cosine of what enters the last layer, mean over five trained models."
     )
     return Table("Average precision, by method and kind of copy", header, rows, set(header[1:]), note)
 
