@@ -147,6 +147,13 @@ def class_name(label: int | None, names: Sequence[str]) -> str:
     return names[label] if label < len(names) else f"class {label}"
 
 
+def class_cell(label: int | None, names: Sequence[str]) -> str:
+    """The same where a column says that it is a class: without names its number alone."""
+    if label is None:
+        return "–"
+    return names[label] if names else str(label)
+
+
 def features(example: NDArray[np.float32]) -> str:
     """The first values of an example that is no image."""
     values = example.reshape(-1)

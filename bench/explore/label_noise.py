@@ -145,8 +145,7 @@ def mislabel(
     data = subject.examples("explore mislabel ranks training examples by their labels")
     asked.at_most(k, "--k", data.n_train, "training examples")
     asked.at_most(most, "--most", 1000, "methods")
-    if seed < 0:
-        raise BenchError(f"--seed is {seed}: it cannot be negative")
+    asked.root_seed(seed)
     check_models(models)
     if not plant and labels_file is not None and labels_are == "noisy":
         raise BenchError("--no-plant trains nothing, so noisy labels cannot be trained on: add --labels-are clean")

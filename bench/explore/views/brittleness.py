@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.explore.blocks import Block, Heading, Lead, Plot, Table
+from bench.explore.choice import class_cell
 from bench.explore.flips_document import OF_CLASS, Brittleness, Case, Flips, Point, Tried
 from bench.explore.shares import Share
 from bench.report import svg
@@ -205,7 +206,7 @@ def _cases(found: Brittleness) -> Table:
 def _case(case: Case, names: Sequence[str]) -> tuple[str, ...]:
     return (
         str(case.target),
-        names[case.label] if names else str(case.label),
+        class_cell(case.label, names),
         _number(case.before),
         "–" if case.k is None else f"{case.k:,}",
         _margin(case.removed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
-from bench.explore.choice import class_name
+from bench.explore.choice import class_cell, class_name
 from bench.explore.coordinates import Embedded, Embedding, Point
 from bench.explore.pictures import DENSITY
 from bench.report import svg
@@ -177,7 +177,7 @@ def _nearest(found: Embedding, method: Embedded) -> Table:
 def _listed(some: Any, found: Embedding) -> str:
     said = []
     for near in some:
-        label = "" if near.label is None else f" ({found.class_names[near.label] if found.class_names else near.label})"
+        label = "" if near.label is None else f" ({class_cell(near.label, found.class_names)})"
         said.append(f"{near.item}{label} {number(near.cosine, 2)}")
     return ", ".join(said) or "none"
 

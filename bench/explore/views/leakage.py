@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.explore import lines
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
+from bench.explore.choice import class_cell
 from bench.explore.copies import MEANING
 from bench.explore.duplicates import PRECISION, Evaluation, Leakage, Suspect
 from bench.explore.pairs import DENSITY
@@ -68,10 +69,10 @@ def _suspects(found: Leakage) -> Table:
     nearer = "nearer in pixels" if found.picture else "nearer"
     columns: dict[str, list[str]] = {
         "target": [str(one.target) for one in some],
-        "class": [_class(one.target_label, found) for one in some],
+        "class": [class_cell(one.target_label, found.class_names) for one in some],
         "what it holds": [one.target_holds for one in some],
         "training example": [str(one.train) for one in some],
-        "class ": [_class(one.train_label, found) for one in some],
+        "class ": [class_cell(one.train_label, found.class_names) for one in some],
         "what it holds ": [one.train_holds for one in some],
         "value": [number(one.value) for one in some],
         nearer: ["–" if one.nearer is None else str(one.nearer) for one in some],
@@ -89,12 +90,6 @@ def _suspects(found: Leakage) -> Table:
     words = {"class", "class ", "what it holds", "what it holds "}
     rows = list(zip(*columns.values(), strict=True))
     return Table(f"The most suspicious pairs by {name}", list(columns), rows, {*columns} - words, note)
-
-
-def _class(label: int | None, found: Leakage) -> str:
-    if label is None:
-        return "–"
-    return found.class_names[label] if found.class_names else str(label)
 
 
 def _evaluation(found: Leakage, rated: Evaluation) -> list[Block]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.explore import lines
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
+from bench.explore.choice import class_cell
 from bench.explore.label_noise import ALL, CHANCE, MEMORIZATION, UNSEEN, Mislabel, Suspicion
 from bench.explore.pairs import DENSITY
 from bench.report import svg
@@ -71,12 +72,6 @@ def _lead(found: Mislabel) -> str:
     return said
 
 
-def _name(label: int | None, found: Mislabel) -> str:
-    if label is None:
-        return "–"
-    return found.class_names[label] if found.class_names else str(label)
-
-
 def _suspects(found: Mislabel) -> Table:
     first = found.suspicions[0].method
     header = ["example", "label", *(["right label", "wrong"] if found.wrong is not None else []), "value"]
@@ -84,9 +79,11 @@ def _suspects(found: Mislabel) -> Table:
     rows = []
     for one in found.suspicions:
         if one.method == first and one.rank <= found.shown:
-            known = [] if one.wrong is None else [_name(one.right, found), "yes" if one.wrong else "no"]
+            known = (
+                [] if one.wrong is None else [class_cell(one.right, found.class_names), "yes" if one.wrong else "no"]
+            )
             held = [] if found.picture else [one.holds]
-            rows.append((str(one.train), _name(one.label, found), *known, number(one.value), *held))
+            rows.append((str(one.train), class_cell(one.label, found.class_names), *known, number(one.value), *held))
     note = "Value: the example's score on itself. mislabel.csv has the first 100 of every ranking."
     return Table(f"The most suspicious training examples by {first}", header, rows, {"example", "value"}, note)
 

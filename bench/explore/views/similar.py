@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
-from bench.explore.choice import class_name, signed
+from bench.explore.choice import class_cell, class_name, signed
 from bench.explore.pictures import DENSITY
 from bench.explore.toplists import SIDES, Named, Similar
 from bench.report import svg
@@ -242,9 +242,7 @@ def grid(found: Similar) -> Grid:
 
 def _listed(some: list[Named], found: Similar) -> str:
     def one(named: Named) -> str:
-        label = (
-            "" if named.label is None else f" ({found.class_names[named.label] if found.class_names else named.label})"
-        )
+        label = "" if named.label is None else f" ({class_cell(named.label, found.class_names)})"
         return f"{named.train}{label}"
 
     return ", ".join(map(one, some)) or "none"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.explore.blocks import Block, Heading, Lead, Picture, Plot, Table
+from bench.explore.choice import class_cell
 from bench.explore.clusters_document import Change, Check, Cluster, Conflict, Evaluation, Subpopulations
 from bench.report import svg
 from bench.report.labels import shortened
@@ -70,7 +71,7 @@ def _clusters(found: Subpopulations) -> list[Block]:
     )
     by_group = [
         (
-            "all" if one.label is None else _class(one.label, found),
+            "all" if one.label is None else class_cell(one.label, found.classes),
             f"{one.targets:,}",
             ", ".join(f"{part.name}: {len(part.members):,}" for part in found.targets if part.label == one.label),
             lds(one.silhouette),
@@ -95,16 +96,12 @@ def _clusters(found: Subpopulations) -> list[Block]:
     return made
 
 
-def _class(label: int, found: Subpopulations) -> str:
-    return found.classes[label] if found.classes else str(label)
-
-
 def _listed(some: Sequence[int], labels: dict[str, int], found: Subpopulations, own: int | None = None) -> str:
     """Examples by number, with their class in brackets where it is not the group's own."""
 
     def one(number: int) -> str:
         label = labels.get(str(number), own)
-        return str(number) if label is None or label == own else f"{number} ({_class(label, found)})"
+        return str(number) if label is None or label == own else f"{number} ({class_cell(label, found.classes)})"
 
     return ", ".join(map(one, some[:_NAMED])) or "–"
 
